@@ -1,0 +1,50 @@
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install up test check format lock bench chaos clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/.installed ## the environment in .venv, every package pinned by hash
+
+.venv/.installed: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or 3.12 is needed: install it, or run make PYTHON=/path/to/python' >&2; exit 1; }
+	@echo "Installing into .venv with $(PYTHON) (about a minute the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --require-hashes --requirement requirements.txt
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+up: install ## servers, schema, worker, sample traffic and a live view; Ctrl-C stops everything
+	@$(BIN)/slate up
+
+test: install ## the whole test suite
+	$(BIN)/python -m pytest -m "not chaos"
+
+check: install ## format, lint, types, SQL
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+format: install ## put code and SQL in the house's form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install ## compile requirements.txt again from pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \
+	  --no-emit-index-url --no-header --quiet pyproject.toml --output-file requirements.txt
+
+bench: install ## the benchmarks (about 10 minutes)
+	$(BIN)/python -m tests.bench
+
+chaos: install ## long fault and soak runs
+	$(BIN)/python -m pytest -m chaos
+
+clean: ## remove the environment, the local servers' data and all caches
+	rm -rf .venv .slate .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

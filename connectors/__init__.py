@@ -1,0 +1,1 @@
+"""Touches other systems: NATS, PostgreSQL, metrics, settings. No business meaning lives here."""

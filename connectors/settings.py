@@ -1,0 +1,168 @@
+"""The only reader of the environment.
+
+Values come, strongest first, from the environment, from `.env`, and from `.slate/env`, which `slate up` writes
+so that every command finds the servers that it started. The names are those of the wire contract; this
+project's own start with `SLATE_`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from connectors.errors import ConfigurationError
+
+LOCAL_ENV = "env"
+"""Name of the file below `SLATE_DIR` in which `slate up` leaves the addresses of its servers."""
+
+
+def _env(name: str) -> Any:
+    return AliasChoices(name)
+
+
+class Settings(BaseSettings):
+    """All settings, each with its default, unit and environment variable."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", populate_by_name=True, frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    db_host: str | None = Field(None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary")
+    db_replica_host: str | None = Field(
+        None, validation_alias=_env("SLATE_DB_REPLICA_HOST"), description="PostgreSQL replica for reads"
+    )
+    db_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        5432, validation_alias=_env("SLATE_DB_PORT"), description="port of both"
+    )
+    db_name: str = Field("spark", validation_alias=_env("SLATE_DB_NAME"), description="database")
+    db_user: str = Field("slate", validation_alias=_env("SLATE_DB_USER"), description="role")
+    db_password: SecretStr | None = Field(
+        None, validation_alias=_env("SLATE_DB_PASSWORD"), description="its password"
+    )
+    nats_url: SecretStr | None = Field(
+        None,
+        validation_alias=_env("NATS_URL"),
+        description="`nats://` or `tls://`, credentials in it, several separated by commas",
+    )
+    redis_host: str | None = Field(None, validation_alias=_env("REDIS_HOST"), description="Redis or Valkey")
+    redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        6379, validation_alias=_env("REDIS_PORT"), description="its port"
+    )
+
+    dir: Path = Field(
+        Path(".slate"),
+        validation_alias=_env("SLATE_DIR"),
+        description="where `slate up` keeps its servers' data and logs",
+    )
+    stream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
+        "SPARK", validation_alias=_env("SLATE_STREAM"), description="JetStream stream"
+    )
+    partitions: Annotated[int, Field(ge=1, le=256)] = Field(
+        8,
+        validation_alias=_env("SLATE_PARTITIONS"),
+        description="partitions of the stream; 1 needs no subject transform (NATS before 2.12)",
+    )
+    stream_max_bytes: Annotated[int, Field(ge=-1)] = Field(
+        -1,
+        validation_alias=_env("SLATE_STREAM_MAX_BYTES"),
+        description="size limit of a stream that `slate migrate` creates, bytes; -1 is none",
+    )
+    stream_max_age_s: Annotated[float, Field(ge=0)] = Field(
+        7 * 86400.0,
+        validation_alias=_env("SLATE_STREAM_MAX_AGE"),
+        description="how long such a stream keeps messages, seconds; 0 is for ever",
+    )
+    stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(
+        1, validation_alias=_env("SLATE_STREAM_REPLICAS"), description="copies of such a stream in a NATS cluster"
+    )
+    batch_messages: Annotated[int, Field(ge=1, le=50_000)] = Field(
+        5000,
+        validation_alias=_env("SLATE_BATCH_MESSAGES"),
+        description="most messages in one transaction; batches grow to it with load only",
+    )
+    queue_messages: Annotated[int, Field(ge=1)] = Field(
+        20_000, validation_alias=_env("SLATE_QUEUE_MESSAGES"), description="most messages read ahead, all partitions"
+    )
+    queue_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
+        32 << 20, validation_alias=_env("SLATE_QUEUE_BYTES"), description="most bytes read ahead, all partitions"
+    )
+    db_statement_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30.0, validation_alias=_env("SLATE_DB_STATEMENT_TIMEOUT"), description="longest statement, seconds"
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        9090,
+        validation_alias=_env("SLATE_METRICS_PORT"),
+        description="Prometheus metrics; a free port where it is taken, 0 for none",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", validation_alias=_env("SLATE_METRICS_HOST"), description="address that metrics listen on"
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", validation_alias=_env("SLATE_LOG_FORMAT"), description="`auto`: readable on a terminal, else JSON"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias=_env("SLATE_LOG_LEVEL"), description="least severity that is logged"
+    )
+
+    @field_validator("nats_url")
+    @classmethod
+    def _nats_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        for one in url.get_secret_value().split(",") if url else ():
+            if not one.strip().startswith(("nats://", "tls://", "ws://", "wss://")):
+                raise ValueError("must start with nats://, tls://, ws:// or wss://")
+        return url
+
+    @classmethod
+    def load(cls, *, local: bool = True, **overrides: Any) -> Self:
+        """Read the environment; `overrides` are by field name and strongest.
+
+        `local=False` leaves `.slate/env` out, to see which servers the user has named.
+
+        Raises:
+            ConfigurationError: a value is malformed; the message names each variable.
+        """
+        try:
+            first = cls(_env_file=".env", **overrides)  # type: ignore[call-arg]
+            if not local:
+                return first
+            return cls(_env_file=(first.dir / LOCAL_ENV, ".env"), **overrides)  # type: ignore[call-arg]
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+            raise ConfigurationError(
+                "these settings are not usable:\n  "
+                + "\n  ".join(lines)
+                + "\nCorrect them in the environment or in .env."
+            ) from None
+
+    def dsn(self, **more: str | int) -> dict[str, str | int]:
+        """Arguments for `psycopg.connect`, password included: never log them.
+
+        Raises:
+            ConfigurationError: `SLATE_DB_HOST` is not set and `slate up` has not run here.
+        """
+        if self.db_host is None:
+            raise ConfigurationError(
+                "no PostgreSQL: set SLATE_DB_HOST (and SLATE_DB_USER, SLATE_DB_PASSWORD, SLATE_DB_NAME), "
+                "or start one with `slate up`"
+            )
+        arguments: dict[str, str | int] = {
+            "host": self.db_host,
+            "port": self.db_port,
+            "dbname": self.db_name,
+            "user": self.db_user,
+            "connect_timeout": 5,
+        }
+        if self.db_password is not None:
+            arguments["password"] = self.db_password.get_secret_value()
+        return arguments | more
+
+    def nats_servers(self) -> list[str]:
+        """Server addresses with credentials: never log them.
+
+        Raises:
+            ConfigurationError: `NATS_URL` is not set and `slate up` has not run here.
+        """
+        if self.nats_url is None:
+            raise ConfigurationError("no NATS: set NATS_URL (nats://host:4222), or start one with `slate up`")
+        return [one.strip() for one in self.nats_url.get_secret_value().split(",")]

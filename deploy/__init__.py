@@ -1,0 +1,1 @@
+"""Runs it: the stack on one machine and the console script `slate`."""

@@ -1,0 +1,1 @@
+"""Makes events: the simulator."""
