@@ -28,7 +28,9 @@ class Settings(BaseSettings):
         extra="ignore", populate_by_name=True, frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    db_host: str | None = Field(None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary")
+    db_host: str | None = Field(
+        None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary"
+    )
     db_replica_host: str | None = Field(
         None, validation_alias=_env("SLATE_DB_REPLICA_HOST"), description="PostgreSQL replica for reads"
     )
@@ -74,7 +76,9 @@ class Settings(BaseSettings):
         description="how long such a stream keeps messages, seconds; 0 is for ever",
     )
     stream_replicas: Annotated[int, Field(ge=1, le=5)] = Field(
-        1, validation_alias=_env("SLATE_STREAM_REPLICAS"), description="copies of such a stream in a NATS cluster"
+        1,
+        validation_alias=_env("SLATE_STREAM_REPLICAS"),
+        description="copies of such a stream in a NATS cluster",
     )
     batch_messages: Annotated[int, Field(ge=1, le=50_000)] = Field(
         5000,
@@ -82,10 +86,14 @@ class Settings(BaseSettings):
         description="most messages in one transaction; batches grow to it with load only",
     )
     queue_messages: Annotated[int, Field(ge=1)] = Field(
-        20_000, validation_alias=_env("SLATE_QUEUE_MESSAGES"), description="most messages read ahead, all partitions"
+        20_000,
+        validation_alias=_env("SLATE_QUEUE_MESSAGES"),
+        description="most messages read ahead, all partitions",
     )
     queue_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
-        32 << 20, validation_alias=_env("SLATE_QUEUE_BYTES"), description="most bytes read ahead, all partitions"
+        32 << 20,
+        validation_alias=_env("SLATE_QUEUE_BYTES"),
+        description="most bytes read ahead, all partitions",
     )
     db_statement_timeout_s: Annotated[float, Field(gt=0)] = Field(
         30.0, validation_alias=_env("SLATE_DB_STATEMENT_TIMEOUT"), description="longest statement, seconds"
@@ -99,7 +107,9 @@ class Settings(BaseSettings):
         "127.0.0.1", validation_alias=_env("SLATE_METRICS_HOST"), description="address that metrics listen on"
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", validation_alias=_env("SLATE_LOG_FORMAT"), description="`auto`: readable on a terminal, else JSON"
+        "auto",
+        validation_alias=_env("SLATE_LOG_FORMAT"),
+        description="`auto`: readable on a terminal, else JSON",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias=_env("SLATE_LOG_LEVEL"), description="least severity that is logged"

@@ -1,0 +1,198 @@
+"""Connections to NATS, and the stream that SPARK's events are kept in."""
+
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import nats
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.aio.client import Client
+from nats.js.api import (
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+    StreamInfo,
+    SubjectTransform,
+)
+
+from connectors.errors import ConnectionFailedError, StreamError
+from connectors.settings import Settings
+
+SUBJECTS: Final = "spark.>"
+"""What the stream captures."""
+DUPLICATE_WINDOW_S: Final = 120.0
+"""For how long JetStream itself drops a repeated `Nats-Msg-Id`, seconds."""
+TRANSFORM_VERSION: Final = (2, 12)
+"""First server whose `partition(n)` hashes a subject of any length."""
+
+_log = structlog.get_logger(__name__)
+
+Callback = Callable[[], Awaitable[None]]
+
+
+async def connect(
+    settings: Settings, name: str, *, client: Client | None = None, wait: bool = False, **options: Any
+) -> Client:
+    """Connect to NATS; afterwards the client reconnects by itself, for ever.
+
+    `wait` keeps trying when the server cannot be reached at first, too.
+
+    Raises:
+        ConfigurationError: no NATS is set.
+        ConnectionFailedError: the server cannot be reached, or refuses us.
+    """
+    told = False
+
+    async def report(error: Exception) -> None:
+        nonlocal told
+        if not told:
+            _log.warning("nats connection trouble", error=str(error) or type(error).__name__, client=name)
+        told = True
+
+    async def restored() -> None:
+        nonlocal told
+        told = False
+        _log.info("nats reconnected", client=name)
+        if reconnected is not None:
+            await reconnected()
+
+    reconnected: Callback | None = options.pop("reconnected_cb", None)
+    client = client or Client()
+    try:
+        await client.connect(
+            settings.nats_servers(),
+            name=name,
+            error_cb=report,
+            reconnected_cb=restored,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1 if wait else 1,
+            reconnect_time_wait=0.25,
+            connect_timeout=3,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            **options,
+        )
+    except (OSError, nats.errors.Error, TimeoutError, ssl.SSLError) as error:
+        raise ConnectionFailedError(
+            f"NATS does not answer ({type(error).__name__}: {error}); check NATS_URL and that the server runs"
+        ) from None
+    client.options["max_reconnect_attempts"] = -1
+    return client
+
+
+def stream_config(settings: Settings) -> StreamConfig:
+    """The stream as `slate migrate` creates it."""
+    transform = None
+    if settings.partitions > 1:
+        transform = SubjectTransform(
+            src=SUBJECTS, dest=f"p.{{{{partition({settings.partitions})}}}}.{SUBJECTS}"
+        )
+    return StreamConfig(
+        name=settings.stream,
+        description="SPARK events",
+        subjects=[SUBJECTS],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.OLD,
+        max_age=settings.stream_max_age_s,
+        max_bytes=settings.stream_max_bytes,
+        num_replicas=settings.stream_replicas,
+        duplicate_window=DUPLICATE_WINDOW_S
+        if not settings.stream_max_age_s
+        else min(DUPLICATE_WINDOW_S, settings.stream_max_age_s),
+        allow_direct=True,
+        subject_transform=transform,
+    )
+
+
+def partition_filter(settings: Settings, partition: int) -> str:
+    """The subjects of one partition as they are stored."""
+    return f"p.{partition}.>" if settings.partitions > 1 else SUBJECTS
+
+
+def server_version(client: Client) -> tuple[int, ...]:
+    """Major, minor and patch of the server that a client is connected to."""
+    version = client.connected_server_version
+    return (version.major, version.minor, version.patch)
+
+
+async def ensure_stream(settings: Settings) -> StreamInfo:
+    """Create the stream, or check the one that is there; a higher partition count is applied to it.
+
+    Raises:
+        ConnectionFailedError: NATS cannot be reached.
+        StreamError: the server is too old, has no JetStream, or the stream is not as the settings say.
+    """
+    client = await connect(settings, "slate-migrate")
+    try:
+        if settings.partitions > 1 and server_version(client) < TRANSFORM_VERSION:
+            raise StreamError(
+                f"NATS {'.'.join(map(str, server_version(client)))} cannot partition subjects of every length: "
+                "upgrade to 2.12, or set SLATE_PARTITIONS=1"
+            )
+        manager = client.jetstream(timeout=5)
+        wanted = stream_config(settings)
+        try:
+            info = await manager.stream_info(settings.stream)
+        except nats.js.errors.NotFoundError:
+            return await manager.add_stream(wanted)
+        problems = differences(info.config, settings)
+        if not problems:
+            return info
+        had, has = info.config.subject_transform, wanted.subject_transform
+        if info.config.subjects == wanted.subjects and (has is not None or had is None):
+            info.config.subject_transform = has
+            return await manager.update_stream(info.config)
+        raise StreamError("; ".join(problems))
+    except nats.js.errors.APIError as error:
+        raise StreamError(
+            f"JetStream refused the stream {settings.stream}: {error.description}. Another stream may hold "
+            f"{SUBJECTS}; set SLATE_STREAM to its name, or free the subjects"
+        ) from None
+    except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError):
+        raise StreamError(
+            "this NATS has no JetStream: start it with `jetstream {}` in its configuration"
+        ) from None
+    except (nats.errors.Error, TimeoutError) as error:
+        raise ConnectionFailedError(
+            f"NATS stopped answering: {type(error).__name__}; check its log"
+        ) from None
+    finally:
+        await client.close()
+
+
+def differences(config: StreamConfig, settings: Settings) -> list[str]:
+    """What is wrong with a stream, in a person's words; empty when nothing is."""
+    problems = []
+    wanted = stream_config(settings)
+    if config.subjects != wanted.subjects:
+        problems.append(f"stream {settings.stream} captures {config.subjects}, not {wanted.subjects}")
+    has = config.subject_transform.dest if config.subject_transform else None
+    wants = wanted.subject_transform.dest if wanted.subject_transform else None
+    if has != wants:
+        problems.append(
+            f"stream {settings.stream} is partitioned by {has}, SLATE_PARTITIONS={settings.partitions} wants {wants}; "
+            "run `slate migrate`"
+        )
+    return problems
+
+
+async def check_stream(settings: Settings) -> list[str]:
+    """Problems of the stream on the server, for `slate doctor`; empty when it is as the settings say.
+
+    Raises:
+        ConnectionFailedError: NATS cannot be reached.
+    """
+    client = await connect(settings, "slate-doctor")
+    try:
+        info = await client.jetstream(timeout=5).stream_info(settings.stream)
+        return differences(info.config, settings)
+    except nats.js.errors.NotFoundError:
+        return [f"there is no stream {settings.stream}; run `slate migrate`"]
+    except (nats.errors.Error, TimeoutError) as error:
+        return [f"JetStream does not answer ({type(error).__name__}); is it enabled?"]
+    finally:
+        await client.close()

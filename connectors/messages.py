@@ -1,0 +1,52 @@
+"""What a NATS source hands over: stored messages, in batches of one partition."""
+
+import msgspec
+
+
+class NatsSourceMessage(msgspec.Struct, frozen=True, gc=False):
+    """One message as JetStream stored it.
+
+    `sequence` is its place in the stream, `stored_at` the server's time in nanoseconds since 1970 (UTC), and
+    `headers` the raw header block (`NATS/1.0` line included), empty when there is none.
+    """
+
+    subject: str
+    payload: bytes
+    sequence: int
+    stored_at: int
+    headers: bytes = b""
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first value of a header, or None. Names are case-sensitive, as in the NATS server."""
+        block = self.headers
+        if not block:
+            return None
+        start = block.find(b"\r\n" + name + b":")
+        if start < 0:
+            return None
+        start += len(name) + 3
+        return block[start : block.find(b"\r\n", start)].strip()
+
+
+class NatsBatch(msgspec.Struct, frozen=True, gc=False):
+    """What a partition of a stream held between two of its positions, in stream order.
+
+    `after` is the position before the batch and `position` the one after it: a reader that resumes from
+    `position` misses nothing and repeats nothing. `messages` may be empty: then the partition was idle while the
+    stream went on.
+    """
+
+    stream: str
+    partition: int
+    after: int
+    position: int
+    messages: list[NatsSourceMessage]
+
+    def split(self) -> tuple["NatsBatch", "NatsBatch"]:
+        """Two halves, in order."""
+        middle = len(self.messages) // 2
+        cut = self.messages[middle - 1].sequence
+        return (
+            NatsBatch(self.stream, self.partition, self.after, cut, self.messages[:middle]),
+            NatsBatch(self.stream, self.partition, cut, self.position, self.messages[middle:]),
+        )

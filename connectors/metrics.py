@@ -1,0 +1,112 @@
+"""Prometheus metrics of the workers, all named `spark_*`."""
+
+import socket
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Final
+
+import structlog
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from connectors.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+MESSAGES: Final = Counter("spark_ingest_messages", "Messages written to the ledger", ["partition"])
+ROWS: Final = Counter("spark_ingest_rows", "Rows stored", ["table"])
+DUPLICATES: Final = Counter("spark_ingest_duplicates", "Messages whose event was stored before")
+DEAD_LETTERS: Final = Counter("spark_ingest_dead_letters", "Dead letters", ["stage", "reason"])
+LOST: Final = Counter("spark_ingest_lost_messages", "Sequences that left the stream unread", ["partition"])
+RETRIES: Final = Counter("spark_ingest_retries", "Transactions tried again", ["reason"])
+LAG: Final = Gauge("spark_ingest_lag_messages", "Messages of the stream not handed on yet", ["partition"])
+LAST_COMMIT: Final = Gauge(
+    "spark_ingest_last_commit_timestamp_seconds", "Time of the last commit, since 1970"
+)
+BATCH_MESSAGES: Final = Histogram(
+    "spark_ingest_batch_messages",
+    "Messages in a transaction",
+    buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10_000),
+)
+BATCH_SECONDS: Final = Histogram(
+    "spark_ingest_batch_seconds",
+    "Time a transaction took, retries included",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+
+
+class BatchLatency(Collector):
+    """A histogram that takes a batch at a time: one binary search per bucket instead of an update per message."""
+
+    BOUNDS: Final = (
+        0.001,
+        0.002,
+        0.003,
+        0.005,
+        0.0075,
+        0.01,
+        0.015,
+        0.02,
+        0.03,
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        1,
+        5,
+        30,
+        300,
+    )
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._text = text
+        self._counts = [0] * (len(self.BOUNDS) + 1)
+        self._sum = 0.0
+        REGISTRY.register(self)
+
+    def observe(self, started_ns: Sequence[int], now_ns: int) -> None:
+        """Add what took from each of `started_ns` (ascending) until `now_ns`."""
+        if not started_ns:
+            return
+        end = len(started_ns)
+        for bucket, bound in enumerate(self.BOUNDS):
+            begin = bisect_right(started_ns, now_ns - int(bound * 1e9) - 1, 0, end)
+            self._counts[bucket] += end - begin
+            end = begin
+            if not end:
+                break
+        self._counts[-1] += end
+        self._sum += (now_ns * len(started_ns) - sum(started_ns)) / 1e9
+
+    def collect(self) -> Iterable[Metric]:
+        """The histogram as Prometheus reads it."""
+        totals = list(accumulate(self._counts))
+        buckets = [(str(bound), float(n)) for bound, n in zip(self.BOUNDS, totals, strict=False)]
+        yield HistogramMetricFamily(
+            self._name, self._text, buckets=[*buckets, ("+Inf", float(totals[-1]))], sum_value=self._sum
+        )
+
+
+LATENCY: Final = BatchLatency(
+    "spark_ingest_latency_seconds", "From JetStream's receipt of a message to its commit"
+)
+
+
+def serve(settings: Settings) -> int:
+    """Serve the metrics over HTTP; on a free port where the set one is taken. Returns the port, 0 for none."""
+    if not settings.metrics_port:
+        return 0
+    port = settings.metrics_port
+    try:
+        server, _ = start_http_server(port, settings.metrics_host)
+    except OSError as error:
+        with socket.socket() as probe:
+            probe.bind((settings.metrics_host, 0))
+            port = probe.getsockname()[1]
+        _log.warning("metrics port taken", wanted=settings.metrics_port, used=port, error=str(error))
+        server, _ = start_http_server(port, settings.metrics_host)
+    _log.info("serving metrics", host=settings.metrics_host, port=port)
+    return port

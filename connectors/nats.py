@@ -1,0 +1,129 @@
+"""NATS JetStream as a Bytewax source.
+
+Guarantee: exactly-once as far as the consumer of its batches makes it so. A partition is handed over in stream
+order, once, from the position that `Positions` gives; a sink that stores a batch's position together with what it
+made of the batch (`connectors.postgres`) loses and repeats nothing. With Bytewax's recovery it is at-least-once.
+"""
+
+import threading
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from connectors import metrics
+from connectors.errors import ConfigurationError
+from connectors.jetstream import check_stream, ensure_stream
+from connectors.messages import NatsBatch, NatsSourceMessage
+from connectors.outcomes import DeadLetter
+from connectors.publisher import Publisher
+from connectors.readers import PartitionReader, Positions, ReaderThread, StreamState
+from connectors.settings import Settings
+from connectors.shutdown import Shutdown
+
+__all__ = [
+    "NatsBatch",
+    "NatsSource",
+    "NatsSourceMessage",
+    "Positions",
+    "Publisher",
+    "StreamState",
+    "check_stream",
+    "ensure_stream",
+]
+
+DEAD_LETTERS: Final = "slate.dead_letters"
+"""Subject of notices about dead letters, with the stage as its last token; outside the stream."""
+_TAKE: Final = 1000  # messages in a batch under load: large enough to amortise a step's call, small enough to stay in cache
+
+
+class _NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
+    def __init__(self, reader: PartitionReader, stream: str, shutdown: Shutdown) -> None:
+        self._reader = reader
+        self._stream = stream
+        self._shutdown = shutdown
+        self._position: int | None = None
+
+    def next_batch(self) -> list[NatsBatch]:
+        if self._shutdown.requested:
+            raise StopIteration
+        reader = self._reader
+        idle = reader.idle_position  # before `take`: what arrived until then is taken first
+        messages = reader.take(_TAKE)
+        after = self._position
+        if after is None:
+            if reader.resumed_from is None:
+                return []
+            after = self._position = reader.resumed_from
+        if messages:
+            self._position = position = messages[-1].sequence
+        elif idle > after:
+            self._position = position = idle
+        else:
+            return []
+        return [NatsBatch(self._stream, reader.partition, after, position, messages)]
+
+    def next_awake(self) -> datetime | None:
+        return None
+
+    def snapshot(self) -> int:
+        return self._position or 0
+
+
+class NatsSource(FixedPartitionedSource[NatsBatch, int]):
+    """The partitions of the stream, as `NatsBatch` items.
+
+    Args:
+        settings: names the servers, the stream, its number of partitions and the bounds of what is read ahead.
+        purpose: who reads (`ingest`); another process with the same purpose stands by for each partition.
+        positions: where to resume.
+        shutdown: when requested, every partition ends after what it has handed over.
+
+    Raises:
+        ConfigurationError: no NATS is set.
+    """
+
+    def __init__(self, settings: Settings, purpose: str, positions: Positions, shutdown: Shutdown) -> None:
+        if not purpose.isidentifier():
+            raise ConfigurationError(f"the purpose {purpose!r} of a NATS source must be one word")
+        settings.nats_servers()
+        self._settings = settings
+        self._purpose = purpose
+        self._positions = positions
+        self._shutdown = shutdown
+        self._lock = threading.Lock()
+        self._thread: ReaderThread | None = None
+
+    def list_parts(self) -> list[str]:
+        """Partition keys, `"{index}-{stream}"`."""
+        return [f"{index}-{self._settings.stream}" for index in range(self._settings.partitions)]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _NatsSourcePartition:
+        """Begin to read a partition."""
+        partition = int(for_part.partition("-")[0])
+        with self._lock:
+            if self._thread is None:
+                self._thread = ReaderThread(self._settings, self._purpose)
+        reader = self._thread.read(partition, self._positions)
+        metrics.LAG.labels(partition=str(partition)).set_function(lambda: reader.lag)
+        return _NatsSourcePartition(reader, self._settings.stream, self._shutdown)
+
+    def announce(self, partition: int, letter: DeadLetter) -> None:
+        """Tell `slate.dead_letters.<stage>` of a stored dead letter: at most once, for whoever listens now."""
+        thread = self._thread
+        if thread is None:
+            return
+        message = letter.message
+        notice = {
+            "stage": letter.stage,
+            "code": letter.code,
+            "reason": letter.reason,
+            "path": letter.path,
+            "subject": message.subject,
+            "stream": self._settings.stream,
+            "partition": partition,
+            "seq": message.sequence,
+            "element": letter.element,
+        }
+        thread.call(lambda: thread.publish(f"{DEAD_LETTERS}.{letter.stage}", msgspec.json.encode(notice)))

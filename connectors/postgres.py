@@ -1,0 +1,225 @@
+"""PostgreSQL as a Bytewax sink, and the place where ingest resumes.
+
+Guarantee: exactly-once. What is stored of a batch and the position of its partitions are one transaction
+(`connectors.writer`), so whatever is killed, the rows and the place where reading resumes agree.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import psycopg
+import structlog
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+
+from connectors import metrics
+from connectors.errors import ConnectionFailedError, SchemaError, SlateError
+from connectors.faults import Fault, classify
+from connectors.outcomes import DeadLetter, GiveUp, Outcomes, Rebuild
+from connectors.readers import StreamState
+from connectors.settings import Settings
+from connectors.shutdown import Shutdown
+from connectors.sql import read
+from connectors.tables import Table
+from connectors.writer import Writer, open_connection
+
+_MAX_BYTES: Final = 16 << 20  # payloads in one transaction
+
+_log = structlog.get_logger(__name__)
+
+
+class Progress:
+    """Positions of partitions in `slate.progress`: where `NatsSource` resumes."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings.dsn()
+        self._settings = settings
+
+    def start(self, partition: int, state: StreamState) -> int:
+        """The position after which to read.
+
+        A stream that was made anew is read from its beginning, one that lost its end from there, and messages
+        that left the stream unread are recorded in `slate.gaps`; each is logged as an error.
+
+        Raises:
+            ConnectionFailedError: PostgreSQL cannot be reached.
+            SchemaError: the schema is not there.
+        """
+        key = {"stream": state.stream, "partition": partition}
+        try:
+            with open_connection(self._settings, "slate-progress") as connection, connection.transaction():
+                row = connection.execute(
+                    read("ingest/position.sql"), {**key, "created": state.created}
+                ).fetchone()
+                assert row is not None  # noqa: S101 - RETURNING gives the row
+                seq, created = row
+                found = self._reconcile(partition, state, seq, created)
+                if found != seq or created != state.created:
+                    connection.execute(
+                        read("ingest/set_position.sql"), {**key, "seq": found, "created": state.created}
+                    )
+                if seq < found and created == state.created:
+                    self._lost(connection, state.stream, partition, seq + 1, found)
+                return found
+        except psycopg.Error as error:
+            raise _as_slate_error(error) from None
+
+    def gap(self, partition: int, first: int, last: int) -> None:
+        """Record sequences that left the stream before they were read.
+
+        Raises:
+            ConnectionFailedError: PostgreSQL cannot be reached.
+        """
+        try:
+            with open_connection(self._settings, "slate-progress") as connection:
+                self._lost(connection, self._settings.stream, partition, first, last)
+        except psycopg.Error as error:
+            raise _as_slate_error(error) from None
+
+    def _reconcile(self, partition: int, state: StreamState, seq: int, created: object) -> int:
+        log = _log.bind(stream=state.stream, partition=partition, position=seq)
+        if created != state.created:
+            log.error(
+                "the stream was made anew: reading it from its beginning", stream_created=str(state.created)
+            )
+            return 0
+        if seq > state.last:
+            log.error("the stream ends before our position: it lost messages that we stored", last=state.last)
+            return state.last
+        return max(seq, state.first - 1)
+
+    def _lost(
+        self,
+        connection: psycopg.Connection[tuple[object, ...]],
+        stream: str,
+        partition: int,
+        first: int,
+        last: int,
+    ) -> None:
+        connection.execute(
+            read("ingest/record_gap.sql"),
+            {"stream": stream, "partition": partition, "first": first, "last": last, "reason": "retention"},
+        )
+        metrics.LOST.labels(partition=str(partition)).inc(last - first + 1)
+        _log.error(
+            "lost by retention: messages left the stream before they were read",
+            partition=partition,
+            first=first,
+            last=last,
+            remedy="raise SLATE_STREAM_MAX_AGE or SLATE_STREAM_MAX_BYTES, and alert on spark_ingest_lag_messages",
+        )
+
+
+def _as_slate_error(error: psycopg.Error) -> SlateError:
+    text = (error.diag.message_primary or str(error)).strip()
+    if classify(error) is Fault.FATAL:
+        return SchemaError(f"PostgreSQL: {text}; run `slate migrate`, and check the role's permissions")
+    return ConnectionFailedError(f"PostgreSQL: {text}; check SLATE_DB_HOST and that the server runs")
+
+
+class _PostgresSinkPartition(StatelessSinkPartition[Outcomes]):
+    """Collects outcomes while the last batch is being written, by a thread of its own."""
+
+    def __init__(
+        self, writer: Writer, most: int, shutdown: Shutdown, on_dead_letter: Callable[[int, DeadLetter], None]
+    ) -> None:
+        self._writer = writer
+        self._most = most
+        self._shutdown = shutdown
+        self._on_dead_letter = on_dead_letter
+        self._queue: deque[Outcomes] = deque()
+        self._queued = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="postgres-writer", daemon=True)
+        self._thread.start()
+
+    def write_batch(self, items: list[Outcomes]) -> None:
+        with self._changed:
+            for outcomes in items:
+                while self._queued >= 2 * self._most and self._error is None:
+                    self._changed.wait()
+                if self._error is not None:
+                    raise self._error
+                self._queue.append(outcomes)
+                self._queued += len(outcomes.batch.messages)
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while group := self._next_group():
+                with metrics.BATCH_SECONDS.time():
+                    self._writer.write(group)
+                metrics.BATCH_MESSAGES.observe(sum(len(outcomes.batch.messages) for outcomes in group))
+                for outcomes in group:
+                    for letter in outcomes.dead:
+                        self._on_dead_letter(outcomes.batch.partition, letter)
+        except BaseException as error:  # noqa: BLE001 - the dataflow's thread must hear of it, whatever it is
+            if isinstance(error, SlateError):
+                _log.error("writer stopped", error=str(error))
+            else:
+                _log.exception("writer stopped")
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+            self._shutdown.request()
+        finally:
+            self._writer.close()
+
+    def _next_group(self) -> list[Outcomes]:
+        """Everything that came while the last batch was written, up to the limits; empty at the end."""
+        with self._changed:
+            while not self._queue and not self._closing:
+                self._changed.wait()
+            group: list[Outcomes] = []
+            messages = size = 0
+            while self._queue and messages < self._most and size < _MAX_BYTES:
+                outcomes = self._queue.popleft()
+                group.append(outcomes)
+                messages += len(outcomes.batch.messages)
+                size += sum(len(message.payload) for message in outcomes.batch.messages)
+            self._queued -= messages
+            self._changed.notify_all()
+            return group
+
+
+class PostgresSink(DynamicSink[Outcomes]):
+    """Stores outcomes; see `connectors.writer.Writer` for the arguments.
+
+    `on_dead_letter` is called, with the partition, after a dead letter is stored.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Sequence[Table],
+        *,
+        rebuild: Rebuild,
+        give_up: GiveUp,
+        shutdown: Shutdown,
+        on_dead_letter: Callable[[int, DeadLetter], None],
+    ) -> None:
+        settings.dsn()
+        self._settings = settings
+        self._tables = tables
+        self._rebuild = rebuild
+        self._give_up = give_up
+        self._shutdown = shutdown
+        self._on_dead_letter = on_dead_letter
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _PostgresSinkPartition:
+        """One writer per worker; partitions never cross workers, for ingest has no exchange."""
+        writer = Writer(self._settings, self._tables, self._rebuild, self._give_up, self._shutdown)
+        return _PostgresSinkPartition(
+            writer, self._settings.batch_messages, self._shutdown, self._on_dead_letter
+        )

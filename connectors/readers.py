@@ -1,0 +1,397 @@
+"""Reads partitions of a stream on a background thread: one ephemeral consumer each, pulled as fast as there is room.
+
+A consumer without acknowledgements from a stream sequence is made anew whenever anything is in doubt: after a
+reconnection, a missing heartbeat, a hole in the consumer's own sequence. Nothing is read ahead beyond the bounds,
+so a slow database shows as messages waiting in NATS, not as memory.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final, Protocol
+
+import msgspec
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from connectors.errors import SlateError
+from connectors.jetstream import connect, partition_filter
+from connectors.lanes import LaneClient
+from connectors.messages import NatsSourceMessage
+from connectors.settings import Settings
+
+_HEARTBEAT_S: Final = 1.0
+_REQUEST_S: Final = 10.0
+_POLL_S: Final = 5.0
+_MIN_BYTES: Final = 2 << 20  # one message of the largest size, its headers and subject
+_ACK: Final = b"$JS.ACK."
+
+_log = structlog.get_logger(__name__)
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """A stream's identity and extent: when it was created, and its first and last sequence."""
+
+    stream: str
+    created: datetime
+    first: int
+    last: int
+
+
+class Positions(Protocol):
+    """Where the partitions of a stream are resumed. Called on a thread of its own; may block."""
+
+    def start(self, partition: int, state: StreamState) -> int:
+        """The position after which to read; what the stream no longer holds is recorded as a gap."""
+
+    def gap(self, partition: int, first: int, last: int) -> None:
+        """The sequences from `first` to `last` left the stream before they were read."""
+
+
+def instance() -> str:
+    """This process, for people: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class PartitionReader:
+    """One partition. `accept`, `chunk_end` and all coroutines run on the reader thread, `take` on any one other."""
+
+    def __init__(self, thread: "ReaderThread", partition: int, positions: Positions) -> None:
+        settings = thread.settings
+        self.partition = partition
+        self._thread = thread
+        self._positions = positions
+        self._filter = partition_filter(settings, partition)
+        self._prefix = len(self._filter) - len(">") if settings.partitions > 1 else 0
+        self._limit = max(64, settings.queue_messages // settings.partitions)
+        self._limit_bytes = max(_MIN_BYTES, settings.queue_bytes // settings.partitions)
+        self._chunk: list[NatsSourceMessage] = []
+        self._chunk_bytes = 0
+        self._ready: deque[tuple[list[NatsSourceMessage], int]] = deque()
+        # Each counter has one writing thread; what is queued is the difference.
+        self._received = self._received_bytes = 0
+        self._taken = self._taken_bytes = 0
+        self._consumer = ""
+        self._consumer_sequence = 0
+        self._outstanding = 0
+        self._heard = 0.0
+        self._trouble = asyncio.Event()
+        self._position = 0
+        self.pending = 0
+        self.idle_position = 0
+        self.resumed_from: int | None = None
+
+    @property
+    def lag(self) -> int:
+        """Messages of this partition that were not handed on yet."""
+        return self.pending + self._received - self._taken
+
+    def take(self, most: int) -> list[NatsSourceMessage]:
+        """Messages in stream order, about `most` at the most; empty when none is there."""
+        ready = self._ready
+        if not ready:
+            return []
+        messages, size = ready.popleft()
+        while ready and len(messages) < most:
+            more, more_size = ready.popleft()
+            messages += more
+            size += more_size
+        self._taken += len(messages)
+        self._taken_bytes += size
+        if self._outstanding <= self._limit // 2:
+            self._thread.call(self._request)
+        return messages
+
+    def accept(self, subject: bytes, reply: bytes, headers: bytes, payload: bytes) -> None:
+        """A message, or a status of the server about our request."""
+        if not reply.startswith(_ACK):
+            self._status(headers)
+            return
+        words = reply.split(b".")
+        at = 5 if len(words) == 9 else 7
+        if int(words[at + 1]) != self._consumer_sequence + 1:
+            self._trouble.set()
+            return
+        self._consumer_sequence += 1
+        self._outstanding -= 1
+        self._position = sequence = int(words[at])
+        self.pending = int(words[at + 3])
+        text = subject[self._prefix :].decode("utf-8", "replace")
+        self._chunk.append(NatsSourceMessage(text, payload, sequence, int(words[at + 2]), headers))
+        self._chunk_bytes += len(payload) + len(headers) + len(subject)
+
+    def chunk_end(self) -> None:
+        """Hand on what the chunk held, and ask for more when there is room."""
+        self._heard = time.monotonic()
+        if self._chunk:
+            self._received += len(self._chunk)
+            self._received_bytes += self._chunk_bytes
+            self._ready.append((self._chunk, self._chunk_bytes))
+            self._chunk = []
+            self._chunk_bytes = 0
+        self._request()
+
+    async def run(self) -> None:
+        """Read until cancelled, whatever happens to the servers."""
+        await self._become_reader()
+        delay = 0.1
+        created: datetime | None = None
+        while True:
+            release: Callable[[], Awaitable[None]] | None = None
+            try:
+                state = await self._thread.stream_state()
+                if created != state.created:
+                    self._position = await asyncio.to_thread(self._positions.start, self.partition, state)
+                    if created is None:
+                        self.resumed_from = self._position
+                        _log.info("reading partition", partition=self.partition, after=self._position)
+                    created = state.created
+                await self._check_gap(state)
+                release = await self._open()
+                delay = 0.1
+                await self._watch()
+            except (SlateError, nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
+                _log.warning(
+                    "cannot read partition yet",
+                    partition=self.partition,
+                    error=str(error) or type(error).__name__,
+                    again_in_s=delay,
+                )
+                await asyncio.sleep(delay)
+                delay = min(2.0, delay * 2)
+            finally:
+                if release is not None:
+                    await release()
+
+    async def _become_reader(self) -> None:
+        """Wait while another process reads this partition; answer for it afterwards.
+
+        A subscription lives as long as its connection, so a killed reader's is gone at once. Two that start in
+        the same instant may both go on: the position in the database then stops one of them.
+        """
+        settings = self._thread.settings
+        client = self._thread.client
+        subject = f"slate.reader.{self._thread.purpose}.{settings.stream}.{self.partition}"
+        told = False
+        while True:
+            try:
+                answer = await client.request(subject, b"", timeout=1.0)
+            except nats.errors.NoRespondersError:
+                break
+            except (nats.errors.Error, TimeoutError):
+                await asyncio.sleep(0.2)
+                continue
+            if not told:
+                _log.warning(
+                    "standing by", partition=self.partition, read_by=answer.data.decode("utf-8", "replace")
+                )
+                told = True
+            await asyncio.sleep(0.5)
+
+        async def answer_for_it(request: Msg) -> None:
+            await request.respond(instance().encode())
+
+        await client.subscribe(subject, cb=answer_for_it)
+
+    async def _open(self) -> Callable[[], Awaitable[None]]:
+        """A consumer from the position on, and a lane for what it delivers."""
+        client = self._thread.client
+        self._trouble.clear()
+        self._outstanding = 0
+        self._consumer_sequence = 0
+        self._consumer = client._nuid.next().decode()
+        await self._thread.jetstream.add_consumer(
+            self._thread.settings.stream,
+            ConsumerConfig(
+                name=self._consumer,
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._position + 1,
+                ack_policy=AckPolicy.NONE,
+                filter_subject=self._filter,
+                inactive_threshold=30.0,
+                num_replicas=1,
+                mem_storage=True,
+            ),
+        )
+        self._inbox = client.new_inbox()
+        release = await client.claim(self._inbox, self)
+        self._heard = time.monotonic()
+        self._request()
+        return release
+
+    def _request(self) -> None:
+        """Pull as many messages as there is room for, unless enough are on their way."""
+        if not self._consumer or self._trouble.is_set():
+            return
+        queued = self._received - self._taken
+        room = self._limit - queued - self._outstanding
+        room_bytes = self._limit_bytes - (self._received_bytes - self._taken_bytes)
+        if self._outstanding > self._limit // 2 or room < self._limit // 4 or room_bytes < _MIN_BYTES // 2:
+            return
+        self._outstanding += room
+        wish = {
+            "batch": room,
+            "max_bytes": max(room_bytes, _MIN_BYTES),
+            "expires": int(_REQUEST_S * 1e9),
+            "idle_heartbeat": int(_HEARTBEAT_S * 1e9),
+        }
+        self._heard = time.monotonic()
+        self._thread.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._thread.settings.stream}.{self._consumer}",
+            json.dumps(wish).encode(),
+            self._inbox,
+        )
+
+    def _status(self, headers: bytes) -> None:
+        """100 is a heartbeat; 408 and 409 end a request, and say how much of it was left."""
+        code = headers[9:12]
+        if code == b"100":
+            return
+        if code not in (b"408", b"409") or b"Deleted" in headers:
+            self._trouble.set()
+            return
+        _, found, rest = headers.partition(b"Nats-Pending-Messages: ")
+        left = int(rest.split(b"\r\n", 1)[0]) if found else self._outstanding
+        self._outstanding = max(0, self._outstanding - left)
+
+    async def _watch(self) -> None:
+        """Return when the consumer must be made anew; keep lag and idle position up meanwhile."""
+        polled = time.monotonic()
+        while True:
+            try:
+                await asyncio.wait_for(self._trouble.wait(), _HEARTBEAT_S)
+                return
+            except TimeoutError:
+                now = time.monotonic()
+            if self._outstanding > 0 and now - self._heard > 3.5 * _HEARTBEAT_S:
+                _log.warning("no heartbeat", partition=self.partition)
+                return
+            if now - polled >= _POLL_S:
+                polled = now
+                await self._poll()
+
+    async def _poll(self) -> None:
+        """Learn the lag while nothing is read, and move an idle partition's position along with the stream."""
+        state = await self._thread.stream_state()
+        info = await self._thread.jetstream.consumer_info(self._thread.settings.stream, self._consumer)
+        if info.delivered is not None and info.delivered.consumer_seq == self._consumer_sequence:
+            self.pending = info.num_pending or 0
+            if not self.pending and state.last > self._position:
+                self._position = self.idle_position = state.last
+        await self._check_gap(state)
+
+    async def _check_gap(self, state: StreamState) -> None:
+        if state.first > self._position + 1:
+            await asyncio.to_thread(self._positions.gap, self.partition, self._position + 1, state.first - 1)
+            self._position = state.first - 1
+
+    def reconnected(self) -> None:
+        """The connection is a new one: what was on its way is lost."""
+        self._trouble.set()
+
+
+class ReaderThread:
+    """The asyncio loop, the connection and the readers of one process. `purpose` names who reads (`ingest`)."""
+
+    def __init__(self, settings: Settings, purpose: str) -> None:
+        self.settings = settings
+        self.purpose = purpose
+        self.client = LaneClient()
+        self.jetstream: JetStreamContext
+        self._loop = asyncio.new_event_loop()
+        self._readers: list[PartitionReader] = []
+        self._state: tuple[float, StreamState] | None = None
+        self._state_lock = asyncio.Lock()
+        self._connected = threading.Event()
+        self._thread = threading.Thread(target=self._main, name=f"nats-{purpose}", daemon=True)
+        self._thread.start()
+
+    def read(self, partition: int, positions: Positions) -> PartitionReader:
+        """Begin to read a partition."""
+        reader = PartitionReader(self, partition, positions)
+        self._readers.append(reader)
+        self.call(lambda: self._tasks.append(self._loop.create_task(self._run(reader))))
+        return reader
+
+    def call(self, what: Callable[[], object]) -> None:
+        """Run something on the loop."""
+        self._loop.call_soon_threadsafe(what)
+
+    def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
+        """Send without waiting; the library's own send is a coroutine only for its back-pressure."""
+        task = self._loop.create_task(self.client.publish(subject, payload, reply=reply))
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
+
+    async def stream_state(self) -> StreamState:
+        """The stream's extent, at most a second old: readers of one process ask together."""
+        async with self._state_lock:
+            now = time.monotonic()
+            if self._state is None or now - self._state[0] > 1.0:
+                info = await self.jetstream.stream_info(self.settings.stream)
+                created = info.created
+                if not isinstance(created, datetime):
+                    created = datetime.fromisoformat(str(created).replace("Z", "+00:00"))
+                self._state = (
+                    now,
+                    StreamState(self.settings.stream, created, info.state.first_seq, info.state.last_seq),
+                )
+            return self._state[1]
+
+    def stop(self) -> None:
+        """End all readers and the connection."""
+        if self._thread.is_alive():
+            self.call(self._main_task.cancel)
+            self._thread.join(5)
+
+    def _sent(self, task: "asyncio.Task[None]") -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            for reader in self._readers:
+                reader.reconnected()
+
+    async def _run(self, reader: PartitionReader) -> None:
+        await self._ready.wait()
+        await reader.run()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._sending: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+        self._main_task = self._loop.create_task(self._serve())
+        try:
+            self._loop.run_until_complete(self._main_task)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        async def reconnected() -> None:
+            self._state = None
+            for reader in self._readers:
+                reader.reconnected()
+
+        await connect(
+            self.settings, f"slate-{self.purpose}", client=self.client, wait=True, reconnected_cb=reconnected
+        )
+        self.jetstream = self.client.jetstream(timeout=5)
+        self._ready.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.client.close()

@@ -1,0 +1,55 @@
+"""How rows of a table are written: one statement over one array per column."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from connectors.arrays import ColumnType, PgArray
+from connectors.sql import read
+
+Row = tuple[Any, ...]
+
+
+class Table:
+    """A table's insert statement (`sql/ingest/<name>.sql`) and the columns that its rows bring.
+
+    Args:
+        name: the table; its statement takes one array for each of `columns`, by name.
+        columns: in the order of the rows, which have one element more in front: their event's identity.
+        key: for an upsert, what identifies a row; a statement may not touch a row twice, so rows with the same
+            key go in turns.
+    """
+
+    def __init__(
+        self, name: str, columns: dict[str, ColumnType], key: Callable[[Row], Any] | None = None
+    ) -> None:
+        self.name = name
+        self.sql = read(f"ingest/{name}.sql")
+        self._columns = tuple(columns.items())
+        self._key = key
+
+    def parameters(self, rows: Sequence[Row]) -> dict[str, PgArray]:
+        """The statement's arguments for these rows."""
+        values = list(zip(*rows, strict=True))[1:]
+        return {name: kind.array(column) for (name, kind), column in zip(self._columns, values, strict=True)}
+
+    def turns(self, rows: list[Row]) -> list[list[Row]]:
+        """The rows in as few lists as hold no key twice; the order of equal keys is kept.
+
+        Keys are sorted, so that two workers that write the same rows wait for each other and do not deadlock.
+        """
+        key = self._key
+        if key is None:
+            return [rows]
+        rows = sorted(rows, key=key)
+        if len({key(row) for row in rows}) == len(rows):
+            return [rows]
+        turns: list[list[Row]] = []
+        last = turn = None
+        for row in rows:
+            this = key(row)
+            turn = turn + 1 if this == last and turn is not None else 0
+            last = this
+            if turn == len(turns):
+                turns.append([])
+            turns[turn].append(row)
+        return turns

@@ -1,0 +1,356 @@
+"""Writes outcomes to PostgreSQL, each batch in one transaction and one round trip, until they are stored.
+
+The transaction holds the rows, the identities, the dead letters and the position of every partition in the batch.
+A batch that fails for its data is halved until the bad message stands alone and becomes a dead letter; one that
+fails for the server or the connection is tried again, after looking whether its commit had gone through.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+import psycopg
+import structlog
+
+from connectors import metrics
+from connectors.arrays import (
+    BIGINT,
+    BYTEA,
+    INTEGER,
+    LABEL,
+    TEXT,
+    TIMESTAMP,
+    UUID,
+    ColumnType,
+    PgArray,
+    register,
+)
+from connectors.errors import ConnectionFailedError, FencedError
+from connectors.faults import Fault, classify
+from connectors.outcomes import DeadLetter, GiveUp, Outcomes, Rebuild
+from connectors.readers import instance
+from connectors.settings import Settings
+from connectors.shutdown import Shutdown
+from connectors.sql import read
+from connectors.tables import Table
+
+PARTITIONED: Final = "spark_events"
+_TS: Final = 3  # where a row of spark_events has its time
+_DAY_US: Final = 86_400_000_000
+_DRAIN_S: Final = 15.0
+
+_log = structlog.get_logger(__name__)
+
+Statement = tuple[str, dict[str, Any]]
+
+
+def open_connection(settings: Settings, application: str) -> psycopg.Connection[tuple[Any, ...]]:
+    """A connection to the primary that notices a dead server within ten seconds and needs no session state.
+
+    Raises:
+        ConfigurationError: no PostgreSQL is set.
+        psycopg.OperationalError: it cannot be reached.
+    """
+    connection = psycopg.connect(
+        **settings.dsn(  # type: ignore[arg-type]
+            application_name=application,
+            target_session_attrs="read-write",
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+        ),
+        autocommit=True,
+        prepare_threshold=None,
+    )
+    register(connection.adapters)
+    return connection
+
+
+class Writer:
+    """Stores outcomes, in the order given, from one thread.
+
+    Args:
+        settings: names the server.
+        tables: how rows are written, in order.
+        rebuild: outcomes of part of a batch.
+        give_up: the dead letter of a message that PostgreSQL refuses.
+        shutdown: after it, a server that stays away is waited for 15 s only.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Sequence[Table],
+        rebuild: Rebuild,
+        give_up: GiveUp,
+        shutdown: Shutdown,
+    ) -> None:
+        self._settings = settings
+        self._tables = tables
+        self._rebuild = rebuild
+        self._give_up = give_up
+        self._shutdown = shutdown
+        self._owner = f"{instance()}:{random.getrandbits(32):08x}"
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._known_days: set[int] = set()
+        self._expect_duplicates = False
+
+    def write(self, group: list[Outcomes]) -> None:
+        """Return when the group is stored. Batches of one partition must be consecutive.
+
+        Raises:
+            FencedError: another worker writes one of the partitions.
+            ConnectionFailedError: shutdown was requested and the server stayed away.
+        """
+        delay = 0.05
+        uncertain = False
+        fresh_days = False
+        while True:
+            try:
+                if uncertain:
+                    group = self._unwritten(group)
+                    uncertain = False
+                if group:
+                    self._store(group)
+                return
+            except psycopg.Error as error:
+                fault = classify(error)
+                reason = error.sqlstate or type(error).__name__
+                self._recover(error)
+                match fault:
+                    case Fault.FENCED:
+                        raise self._fenced(group) from None
+                    case Fault.DUPLICATE:
+                        self._expect_duplicates = True
+                    case Fault.DATA if not fresh_days:
+                        # A partition of spark_events may have been detached since we saw it: look again first.
+                        self._known_days.clear()
+                        fresh_days = True
+                    case Fault.DATA:
+                        self._halve(group, error)
+                        return
+                    case _:
+                        metrics.RETRIES.labels(reason=reason).inc()
+                        self._wait(delay, fault, error)
+                        delay = min(2.0, delay * 2)
+                        uncertain = True
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _store(self, group: list[Outcomes]) -> None:
+        connection = self._connect()
+        self._drop_duplicates(connection, group)
+        statements = self._statements(connection, group)
+        cursor = connection.cursor()
+        with connection.pipeline():
+            cursor.execute("BEGIN")
+            cursor.execute(
+                "SELECT set_config('statement_timeout', %s, true)",
+                (str(int(self._settings.db_statement_timeout_s * 1000)),),
+            )
+            for sql, parameters in statements:
+                cursor.execute(sql, parameters)
+            cursor.execute("COMMIT")
+        self._count(group)
+
+    def _statements(self, connection: psycopg.Connection[Any], group: list[Outcomes]) -> list[Statement]:
+        """The whole transaction; the position first, so that of two workers one waits and then stops."""
+        statements = [(read("ingest/advance.sql"), self._advance(group))]
+        ids = [key for outcomes in group for key in outcomes.ids]
+        if ids:
+            statements.append((read("ingest/claim_ids.sql"), {"ids": UUID.array(ids)}))
+        for table in self._tables:
+            rows = [row for outcomes in group for row in outcomes.rows.get(table.name, ())]
+            if not rows:
+                continue
+            if table.name == PARTITIONED:
+                self._ensure_months(connection, {row[_TS] // _DAY_US for row in rows})
+            statements += [(table.sql, table.parameters(turn)) for turn in table.turns(rows)]
+        dead = [(outcomes.batch.partition, letter) for outcomes in group for letter in outcomes.dead]
+        if dead:
+            stream = group[0].batch.stream
+            statements.append(
+                (read("ingest/dead_letters.sql"), {"stream": stream} | _dead_letter_arrays(dead))
+            )
+        return statements
+
+    def _advance(self, group: list[Outcomes]) -> dict[str, Any]:
+        """The ledger's entries: for each partition of the group, from where to where, and the account."""
+        moves: dict[int, list[int]] = {}
+        for outcomes in group:
+            batch = outcomes.batch
+            move = moves.setdefault(batch.partition, [batch.partition, batch.after, 0, 0, 0, 0, 0])
+            move[2] = batch.position
+            move[3] += len(batch.messages)
+            move[4] += outcomes.stored
+            move[5] += outcomes.duplicate
+            move[6] += outcomes.dead_messages
+        partition, *counters = zip(*sorted(moves.values()), strict=True)
+        names = ("afters", "positions", "reads", "storeds", "duplicates", "deads")
+        return {
+            "stream": group[0].batch.stream,
+            "owner": self._owner,
+            "partitions": INTEGER.array(partition),
+            **{name: BIGINT.array(values) for name, values in zip(names, counters, strict=True)},
+        }
+
+    def _drop_duplicates(self, connection: psycopg.Connection[Any], group: list[Outcomes]) -> None:
+        """Make duplicates of what the group claims twice and, when one was found lately, of what is stored."""
+        claimed: set[bytes] = set()
+        total = 0
+        for outcomes in group:
+            claimed.update(outcomes.ids)
+            total += len(outcomes.ids)
+        known: set[bytes] = set()
+        if self._expect_duplicates and claimed:
+            rows = connection.execute(read("ingest/known_ids.sql"), {"ids": UUID.array(list(claimed))})
+            known = {row[0].bytes for row in rows}
+            self._expect_duplicates = bool(known)
+        if not known and len(claimed) == total:
+            return
+        for outcomes in group:
+            outcomes.drop_known(known)
+            known.update(outcomes.ids)
+
+    def _ensure_months(self, connection: psycopg.Connection[Any], days: set[int]) -> None:
+        for day in sorted(days - self._known_days):
+            month = datetime.fromtimestamp(day * 86_400, UTC).date()
+            ensure_month(connection, month)
+            self._known_days.add(day)
+
+    def _halve(self, group: list[Outcomes], error: psycopg.Error) -> None:
+        if len(group) > 1:
+            middle = len(group) // 2
+            self.write(group[:middle])
+            self.write(group[middle:])
+            return
+        batch = group[0].batch
+        if len(batch.messages) > 1:
+            for part in batch.split():
+                self.write([self._rebuild(part)])
+            return
+        reason = error.diag.message_primary or type(error).__name__
+        self.write([self._give_up(batch, error.sqlstate or "data", reason)])
+
+    def _unwritten(self, group: list[Outcomes]) -> list[Outcomes]:
+        """What of the group is not stored: all of it, or nothing when only the answer to its commit was lost."""
+        positions = self._positions(group)
+        return [
+            outcomes
+            for outcomes in group
+            if positions.get(outcomes.batch.partition) != (outcomes.batch.position, self._owner)
+            and not self._is_past(positions, outcomes)
+        ]
+
+    def _is_past(self, positions: dict[int, tuple[int, str | None]], outcomes: Outcomes) -> bool:
+        seq, owner = positions.get(outcomes.batch.partition, (0, None))
+        return owner == self._owner and seq > outcomes.batch.position
+
+    def _positions(self, group: list[Outcomes]) -> dict[int, tuple[int, str | None]]:
+        rows = self._connect().execute(
+            read("ingest/positions.sql"),
+            {
+                "stream": group[0].batch.stream,
+                "partitions": sorted({outcomes.batch.partition for outcomes in group}),
+            },
+        )
+        return {partition: (seq, owner) for partition, seq, owner in rows}
+
+    def _fenced(self, group: list[Outcomes]) -> FencedError:
+        owners: set[str] = set()
+        with suppress(psycopg.Error):
+            owners = {str(owner) for _, owner in self._positions(group).values()} - {self._owner}
+        return FencedError(
+            f"another worker ({', '.join(sorted(owners)) or 'unknown'}) writes partitions of this one; nothing is lost "
+            "or doubled, but run one worker per partition: this one stops"
+        )
+
+    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = open_connection(self._settings, "slate-ingest")
+        return self._connection
+
+    def _recover(self, error: psycopg.Error) -> None:
+        """Leave the connection ready for the next transaction, or drop it."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        try:
+            if isinstance(error, psycopg.OperationalError) and classify(error) is Fault.RETRY:
+                connection.close()
+            else:
+                connection.execute("ROLLBACK")
+        except psycopg.Error:
+            connection.close()
+
+    def _wait(self, delay: float, fault: Fault, error: psycopg.Error) -> None:
+        remedy = "run `slate migrate`, and check the role's permissions" if fault is Fault.FATAL else None
+        _log.warning(
+            "cannot write yet",
+            error=(error.diag.message_primary or str(error)).strip(),
+            sqlstate=error.sqlstate,
+            remedy=remedy,
+            again_in_s=round(delay, 2),
+        )
+        if not self._shutdown.requested:
+            self._shutdown.wait(delay * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
+            self._asked = time.monotonic()
+            return
+        if time.monotonic() - self._asked > _DRAIN_S:
+            raise ConnectionFailedError(
+                f"PostgreSQL stayed away for {_DRAIN_S:.0f} s while stopping; what was not written is read again "
+                "at the next start"
+            )
+        time.sleep(delay)
+
+    def _count(self, group: list[Outcomes]) -> None:
+        now = time.time_ns()
+        metrics.LAST_COMMIT.set(now / 1e9)
+        for outcomes in group:
+            messages = outcomes.batch.messages
+            metrics.MESSAGES.labels(partition=str(outcomes.batch.partition)).inc(len(messages))
+            metrics.LATENCY.observe([message.stored_at for message in messages], now)
+            metrics.DUPLICATES.inc(outcomes.duplicate)
+            for table, rows in outcomes.rows.items():
+                metrics.ROWS.labels(table=table).inc(len(rows))
+            for letter in outcomes.dead:
+                metrics.DEAD_LETTERS.labels(stage=letter.stage, reason=letter.code).inc()
+
+
+def ensure_month(connection: psycopg.Connection[Any], day: date) -> None:
+    """Make the partition of `spark_events` that a day falls in, if there is none."""
+    row = connection.execute(read("ingest/ensure_month.sql"), {"day": day}).fetchone()
+    if row and row[0]:
+        _log.info("made partition", table=row[0])
+
+
+_DEAD_LETTER: Final[dict[str, tuple[ColumnType, Callable[[int, DeadLetter], Any]]]] = {
+    "stage": (LABEL, lambda _, letter: letter.stage),
+    "code": (LABEL, lambda _, letter: letter.code),
+    "reason": (
+        TEXT,
+        lambda _, letter: letter.reason.replace("\0", "\\0").encode("utf-8", "replace").decode(),
+    ),
+    "path": (LABEL, lambda _, letter: letter.path.replace("\0", "\\0")),
+    "subject": (TEXT, lambda _, letter: letter.message.subject.replace("\0", "\\0")),
+    "partition": (INTEGER, lambda partition, _: partition),
+    "seq": (BIGINT, lambda _, letter: letter.message.sequence),
+    "stored_at": (TIMESTAMP, lambda _, letter: letter.message.stored_at // 1000),
+    "element": (INTEGER, lambda _, letter: letter.element),
+    "payload": (BYTEA, lambda _, letter: letter.message.payload),
+    "headers": (BYTEA, lambda _, letter: letter.message.headers),
+}
+
+
+def _dead_letter_arrays(dead: list[tuple[int, DeadLetter]]) -> dict[str, PgArray]:
+    return {
+        name: kind.array([value(partition, letter) for partition, letter in dead])
+        for name, (kind, value) in _DEAD_LETTER.items()
+    }

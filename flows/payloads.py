@@ -1,0 +1,144 @@
+"""How a payload is read: what every message must be, and the pieces that the kinds of message share. Pure."""
+
+import re
+from typing import Final
+
+import msgspec
+from msgspec import Raw, ValidationError
+
+from connectors.messages import NatsSourceMessage
+from flows.events import EARLIEST_MS, MAX_AHEAD_MS, MAX_DEPTH, MAX_PAYLOAD, Envelope, Refused, uuid_bytes
+
+_json = msgspec.json.Decoder()
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_text = msgspec.json.Decoder(str)
+_NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NULL: Final = b"null"
+_AT: Final = " - at `"
+
+
+def explain(error: Exception) -> Refused:
+    """A decoder's error in a person's words, with the path it names."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        reason, _, path = text.partition(_AT)
+        if "missing required" in reason:
+            code = "missing"
+        elif "enum value" in reason:
+            code = "unknown_value"
+        elif " of length " in reason or " >= " in reason or " <= " in reason:
+            code = "out_of_range"
+        else:
+            code = "wrong_type"
+        return Refused("validate", code, reason.replace("`", ""), path.rstrip("`") or "$")
+    if isinstance(error, UnicodeDecodeError):
+        return Refused("decode", "not_utf8", "not UTF-8")
+    if isinstance(error, msgspec.DecodeError):
+        return Refused("decode", "not_json", text.replace("JSON is malformed", "not JSON"))
+    if isinstance(error, RecursionError):
+        return Refused("decode", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+    return Refused("validate", "unexpected", f"{type(error).__name__}: {text[:500]}")
+
+
+def check_payload(payload: bytes) -> None:
+    """Refuse what is no JSON object that PostgreSQL and every reader can hold."""
+    size = len(payload)
+    if not size:
+        raise Refused("decode", "empty", "the message has no body")
+    if size > MAX_PAYLOAD:
+        raise Refused("decode", "too_large", f"the payload has {size} bytes, more than 1 MiB")
+    if size > 2 * MAX_DEPTH and payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
+        _check_depth(payload)
+    try:
+        value = _json.decode(payload)
+    except ValidationError as error:
+        reason, _, path = str(error).partition(_AT)
+        path = path.rstrip("`").replace("[...]", ".*")
+        raise Refused("validate", "out_of_range", f"{reason}: outside that of a double", path) from None
+    if type(value) is not dict:
+        raise Refused("decode", "not_object", f"not a JSON object but {_kind_of(value)}")
+    if b"\\" in payload and _NUL_ESCAPE.search(payload):
+        raise Refused("validate", "nul", "a text holds a NUL character, which PostgreSQL cannot store")
+
+
+def _check_depth(payload: bytes) -> None:
+    depth = 0
+    for byte in _STRING.sub(b"", payload):
+        if byte in b"[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Refused("decode", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
+        elif byte in b"]}":
+            depth -= 1
+
+
+def _kind_of(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "a number"
+
+
+def given(raw: Raw) -> bytes | None:
+    """The bytes of a JSON value; None for an absent field and for `null`."""
+    data = bytes(raw)
+    return None if not data or data == _NULL else data
+
+
+def json_object(raw: Raw, path: str) -> bytes | None:
+    data = given(raw)
+    if data is not None and data[0] != 0x7B:
+        raise Refused("validate", "wrong_type", f"Expected object, got {_kind_of(_json.decode(data))}", path)
+    return data
+
+
+def text_of(raw: Raw) -> str | None:
+    """A text column's value: a JSON string's content, any other value as JSON."""
+    data = given(raw)
+    if data is None:
+        return None
+    return _text.decode(data) if data[0] == 0x22 else data.decode()
+
+
+def other_fields(payload: bytes | Raw, known: frozenset[str]) -> dict[str, Raw]:
+    """The fields of an object that have no column, in their order."""
+    fields: dict[str, Raw] = _fields.decode(payload)
+    for name in known & fields.keys():
+        del fields[name]
+    return fields
+
+
+def user_uuid(text: str | None, path: str) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return uuid_bytes(text)
+    except ValueError:
+        raise Refused("validate", "wrong_type", f"{text[:50]!r} is not a UUID", path) from None
+
+
+def event_time(event: Envelope, message: NatsSourceMessage) -> int:
+    """Event time in microseconds since 1970. The clock it is held against is JetStream's, so a replay agrees."""
+    at = event.timestamp
+    if at is None:
+        return message.stored_at // 1000
+    if at < EARLIEST_MS:
+        raise Refused(
+            "validate",
+            "event_time",
+            f"event time {at} is before 2020 (it counts milliseconds)",
+            "$.timestamp",
+        )
+    if at > message.stored_at // 1_000_000 + MAX_AHEAD_MS:
+        raise Refused(
+            "validate", "event_time", f"event time {at} is more than 5 minutes ahead", "$.timestamp"
+        )
+    return round(at * 1000)

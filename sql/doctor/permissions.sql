@@ -1,0 +1,16 @@
+-- What our role may not do, of what a worker does: empty when all is well.
+SELECT 'USAGE on schema slate' AS missing
+WHERE NOT has_schema_privilege('slate', 'USAGE')
+UNION ALL
+SELECT 'ownership of public.spark_events, to add partitions' AS missing
+FROM pg_class AS c
+WHERE c.oid = to_regclass('public.spark_events') AND NOT pg_has_role(c.relowner, 'USAGE')
+UNION ALL
+SELECT format('%s on %s.%s', needed.privilege, n.nspname, c.relname) AS missing
+FROM pg_class AS c
+INNER JOIN pg_namespace AS n ON c.relnamespace = n.oid
+CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS needed (privilege)
+WHERE
+    ((n.nspname = 'public' AND c.relname LIKE 'spark\_%' AND NOT c.relispartition) OR n.nspname = 'slate')
+    AND c.relkind IN ('r', 'p')
+    AND NOT has_table_privilege(c.oid, needed.privilege)

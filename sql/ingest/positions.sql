@@ -1,0 +1,7 @@
+-- Where partitions are, and who wrote them last.
+SELECT
+    partition,
+    seq,
+    owner
+FROM slate.progress
+WHERE stream = %(stream)s AND partition = ANY(%(partitions)s)
