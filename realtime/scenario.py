@@ -120,9 +120,7 @@ class Session:
     def _turn(self) -> Iterator[Step]:
         chance = self._chance
         prompt = chance.pick(_PROMPTS)
-        yield self._telemetry(
-            4.0 + 8.0 * chance.random(), "user_input", {"chars": len(prompt), "voice": False}
-        )
+        yield self._telemetry(4.0 + 8.0 * chance.random(), "user_input", {"chars": len(prompt), "voice": False})
         for index in range(chance.between(1, 3)):
             delta = {"text": prompt[index * 12 : index * 12 + 12], "index": index}
             yield Step(0.15, "spark.delta", {"type": "delta", "delta": delta}, "delta")
@@ -168,9 +166,7 @@ class Session:
     def _other(self) -> Step:
         chance = self._chance
         if chance.random() < 0.5:
-            return Step(
-                0.1, "spark.presence", {"type": "presence", "payload": ["editor", "preview"]}, "other"
-            )
+            return Step(0.1, "spark.presence", {"type": "presence", "payload": ["editor", "preview"]}, "other")
         payload = {"tool": "read_console", "lines": chance.between(1, 40)}
         return Step(0.1, "spark.audit.tool", {"type": "tool_audited", "payload": payload}, "other")
 
@@ -198,9 +194,7 @@ class Session:
         body = {"callId": f"call_{self._ids.hex(20)}", "name": name, "args": args, "durationMs": ms}
         if error is None:
             done = {"message": "done", "sha256": self._ids.hex(16)}
-            yield Step(
-                gap, "spark.function_call", body | {"status": "success", "output": done}, "function_call"
-            )
+            yield Step(gap, "spark.function_call", body | {"status": "success", "output": done}, "function_call")
             return
         yield Step(gap, "spark.function_call", body | {"status": "failed", "error": error}, "function_call")
         if chance.random() < 0.3:
@@ -222,9 +216,7 @@ class Session:
         yield from self._call("generate_unity_script", {"scriptName": name, "prompt": prompt}, ms, error)
         if error is None:
             yield self._runtime(0.02, "generate_unity_script.completed", durationMs=ms)
-            yield self._runtime(
-                0.02, "script_generated", scriptName=name, scriptContent=content, prompt=prompt
-            )
+            yield self._runtime(0.02, "script_generated", scriptName=name, scriptContent=content, prompt=prompt)
         else:
             yield self._runtime(0.02, "generate_unity_script.failed", error=error)
 
@@ -243,9 +235,7 @@ class Session:
         chance = self._chance
         asset = f"Assets/Models/{chance.pick(_NAMES)}.fbx"
         event = "asset_ingested" if chance.random() < 0.7 else "asset_deconstructed"
-        yield from self._call(
-            "manage_asset", {"path": asset, "action": event}, chance.between(50, 2500), None
-        )
+        yield from self._call("manage_asset", {"path": asset, "action": event}, chance.between(50, 2500), None)
         yield self._runtime(0.05, event, path=asset, bytes=chance.between(10_000, 9_000_000))
 
     def _preview(self) -> Iterator[Step]:

@@ -84,9 +84,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed and start give the same messages.")] = 0,
     start: Annotated[
         datetime | None,
-        typer.Option(
-            parser=_time, metavar="ISO-TIME", help="Event time of the first message; now if not given."
-        ),
+        typer.Option(parser=_time, metavar="ISO-TIME", help="Event time of the first message; now if not given."),
     ] = None,
     trace: Annotated[
         Path | None,
@@ -103,9 +101,7 @@ def simulate(
     shift_to_now: Annotated[
         bool, typer.Option("--shift-to-now", help="With --trace: let it happen now, as new events.")
     ] = False,
-    model: Annotated[
-        str, typer.Option(callback=_priced, help="With --trace: model of the usage events.")
-    ] = MODELS[0],
+    model: Annotated[str, typer.Option(callback=_priced, help="With --trace: model of the usage events.")] = MODELS[0],
 ) -> None:
     """Publish simulated sessions over the whole contract, or replay a recorded trace."""
     now = datetime.now(UTC)

@@ -94,7 +94,5 @@ def summary(tally: Tally, publisher: Acknowledges, seconds: float) -> Group:
     if tally.ack_seconds:
         slowest = sorted(tally.ack_seconds)
         p50, p99 = (1000 * slowest[int(share * (len(slowest) - 1))] for share in (0.5, 0.99))
-        lines.append(
-            f"time to acknowledgement: p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(slowest):,} samples)"
-        )
+        lines.append(f"time to acknowledgement: p50 {p50:.1f} ms, p99 {p99:.1f} ms ({len(slowest):,} samples)")
     return Group(kinds, *lines)

@@ -49,9 +49,7 @@ def read(path: Path) -> Iterator[Request]:
             header = next(lines, [])
             for column in COLUMNS:
                 if column not in header:
-                    raise TraceError(
-                        f"{path}, line 1: no column {column}; a trace begins with {','.join(COLUMNS)}"
-                    )
+                    raise TraceError(f"{path}, line 1: no column {column}; a trace begins with {','.join(COLUMNS)}")
             places = [header.index(column) for column in COLUMNS]
             for values in lines:
                 if values:
@@ -90,9 +88,7 @@ def _time(path: Path, line: int, text: str) -> datetime:
 def _count(path: Path, line: int, column: str, text: str) -> int:
     digits = text.strip()
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 10 and int(digits) < 2**31):
-        raise TraceError(
-            f"{path}, line {line}, column {column}: {text!r} is not a whole number from 0 to 2^31-1"
-        )
+        raise TraceError(f"{path}, line {line}, column {column}: {text!r} is not a whole number from 0 to 2^31-1")
     return int(digits)
 
 

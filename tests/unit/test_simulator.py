@@ -196,9 +196,7 @@ def test_the_cost_of_usage_is_exact(made: list[SimulatedEvent]) -> None:
     for event in made:
         if event.kind == "usage":
             usage = body(event)
-            assert usage["costEstimate"] == cost(
-                usage["model"], usage["tokensPrompt"], usage["tokensCompletion"]
-            )
+            assert usage["costEstimate"] == cost(usage["model"], usage["tokensPrompt"], usage["tokensCompletion"])
 
 
 def test_a_price_is_per_million_tokens_and_kept_to_six_places() -> None:

@@ -31,11 +31,7 @@ def outcomes(made: Iterable[SimulatedEvent]) -> Outcomes:
 def check(made: list[SimulatedEvent]) -> None:
     result = outcomes(made)
     refused = {letter.message.sequence: (letter.reason, letter.path) for letter in result.dead}
-    wrong = [
-        (event, refused.get(number))
-        for number, event in enumerate(made, 1)
-        if event.valid == (number in refused)
-    ]
+    wrong = [(event, refused.get(number)) for number, event in enumerate(made, 1) if event.valid == (number in refused)]
     assert not wrong
     repeats = sum(event.repeat for event in made)
     assert (result.stored, result.duplicate, result.dead_messages) == (
