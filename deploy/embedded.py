@@ -2,11 +2,13 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import ClassVar
@@ -52,6 +54,7 @@ class Server(ABC):
     Args:
         directory: holds data, configuration and log; made where it is missing, mode 0700.
         port: 0 chooses a free one; the object keeps it over restarts.
+        log: its output, appended; `server.log` in the directory if not given.
     """
 
     name: ClassVar[str]
@@ -60,9 +63,9 @@ class Server(ABC):
     _stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     _death_signal: ClassVar[signal.Signals] = signal.SIGKILL
 
-    def __init__(self, directory: Path, *, port: int = 0) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, log: Path | None = None) -> None:
         self.directory = directory.absolute()
-        self.log = self.directory / "server.log"
+        self.log = log.absolute() if log is not None else self.directory / "server.log"
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
@@ -154,6 +157,20 @@ class Server(ABC):
     @abstractmethod
     def environment(self) -> dict[str, str]:
         """Variables of the wire contract that point to this server; they hold its password."""
+
+    @property
+    @abstractmethod
+    def program(self) -> Path:
+        """The server's binary."""
+
+    @cached_property
+    def version(self) -> str:
+        """The binary's version, such as 18.6."""
+        answer = subprocess.run(  # noqa: S603  # our own package's program
+            [self.program, "--version"], capture_output=True, text=True, check=True, env=plain_environment()
+        ).stdout
+        found = re.search(r"\d+(\.\d+)+", answer)
+        return found.group() if found else answer.strip()
 
     @abstractmethod
     def _command(self) -> list[str | Path]: ...

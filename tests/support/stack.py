@@ -11,6 +11,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from connectors.jetstream import ensure_stream
+from connectors.schema import migrate
 from connectors.settings import Settings
 from deploy.processes import variables
 from deploy.servers import NatsServer, PostgresServer, ValkeyServer
@@ -54,8 +56,6 @@ class Stack:
         try:
             asyncio.run(_delete_streams(settings))
             if migrated:
-                from connectors.nats import ensure_stream  # noqa: PLC0415
-
                 asyncio.run(ensure_stream(settings))
             yield settings
         finally:
@@ -72,8 +72,6 @@ class Stack:
 
     def _create(self, database: str, template: str) -> None:
         if template == _TEMPLATE and not self._template_made:
-            from connectors.schema import migrate  # noqa: PLC0415
-
             self._create(_TEMPLATE, "template1")
             migrate(self._settings(db_name=_TEMPLATE))
             self._template_made = True

@@ -67,9 +67,7 @@ class Worker:
     def start(self) -> None:
         """Start it; it need not have run before."""
         assert not self.running, "the worker runs already"
-        self._process = spawn(
-            self._command, log=self.log, environment=self._environment, directory=self._directory
-        )
+        self._process = spawn(self._command, log=self.log, environment=self._environment, directory=self._directory)
 
     @property
     def running(self) -> bool:

@@ -1,0 +1,89 @@
+"""The console script `slate`."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from connectors.errors import SlateError
+from connectors.settings import Settings
+from deploy.doctor import examine, show
+from deploy.migrate import migrate_all
+from deploy.up import Wishes
+from deploy.up import up as run_up
+from realtime.simulate_command import simulate
+
+app = typer.Typer(
+    name="slate",
+    help="SPARK events from NATS JetStream into PostgreSQL, each exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("simulate")(simulate)
+with suppress(ImportError):
+    from deploy import dead_letters
+
+    app.add_typer(dead_letters.app, name="dead-letters", help="List, show and replay what was refused.")
+
+
+@app.command()
+def up(
+    traffic: Annotated[bool, typer.Option("--traffic/--no-traffic", help="Publish sample traffic.")] = True,
+    rate: Annotated[
+        float, typer.Option(min=0.1, max=1e6, help="Simulated messages a second; not with --trace.")
+    ] = 200.0,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Replay a CSV of TIMESTAMP,ContextTokens,GeneratedTokens as usage events instead.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many seconds; without it, run until Ctrl-C.")
+    ] = None,
+) -> None:
+    """Start servers, schema, worker and sample traffic on this machine, and show what happens.
+
+    Servers whose SLATE_DB_HOST, NATS_URL or REDIS_HOST is set are used as they are; the others are started
+    below SLATE_DIR (.slate), where their data is kept. Ctrl-C stops everything.
+    """
+    run_up(Wishes(traffic=traffic, rate=rate, trace=trace, seconds=seconds))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema in PostgreSQL and the stream in NATS up to date; safe to repeat."""
+    for text in migrate_all(Settings.load()):
+        typer.echo(text)
+
+
+@app.command()
+def doctor() -> None:
+    """Check each thing that SPARK on SLATE needs, and say what to do; exit code 1 if something fails."""
+    checks = examine()
+    show(checks, Console())
+    if any(one.state == "fail" for one in checks):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run a command: exit code 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    try:
+        app()
+    except SlateError as error:
+        print(f"slate: {error}", file=sys.stderr)  # noqa: T201  # a command's last words
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""The view of `slate up`: a table that renews itself on a terminal, a line every few seconds elsewhere."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from deploy.figures import Figures
+from deploy.supervisor import Supervised
+
+LINE_EVERY_S = 5.0
+EVENTS = 6
+"""Latest events shown."""
+_REASONS = 8
+_FIXED_LINES = 10
+"""Lines of the picture that are always there: frame, headings, headline, space between."""
+_BARS = "▁▂▃▄▅▆▇█"
+_STATE_STYLE = {"running": "green", "external": "cyan", "finished": "dim", "down": "bold red"}
+
+
+class View(Protocol):
+    """What `slate up` shows its figures with; a context manager."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def event(self, text: str) -> None: ...  # noqa: D102
+    def update(self, parts: Sequence[Supervised], figures: Figures) -> None: ...  # noqa: D102
+
+
+class LiveView:
+    """Draws over itself; leaves the last picture behind and the terminal as it was.
+
+    Args:
+        console: a terminal.
+        external: name and address of servers that are not ours.
+    """
+
+    def __init__(self, console: Console, external: Sequence[tuple[str, str]]) -> None:
+        self._console = console
+        self._external = external
+        self._events: deque[str] = deque(maxlen=EVENTS)
+        self._began = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def event(self, text: str) -> None:
+        """Show that something happened."""
+        self._events.append(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def update(self, parts: Sequence[Supervised], figures: Figures) -> None:
+        """Draw the picture anew."""
+        title = f"SPARK on SLATE, {_duration(time.monotonic() - self._began)}; Ctrl-C stops everything"
+        content: list[RenderableType] = [_parts_table(parts, self._external), Text(), *_headline(figures), Text()]
+        tables = _tables(figures)
+        # what happened comes first: what does not fit is cut at the bottom
+        room = self._console.height - len(parts) - len(self._external) - tables.row_count - _FIXED_LINES
+        happened = list(self._events)[-max(room, 2) :]
+        content += [Text(one, style="yellow", no_wrap=True, overflow="ellipsis") for one in happened]
+        if figures.problem:
+            content.append(Text(figures.problem, style="red", no_wrap=True, overflow="ellipsis"))
+        if happened or figures.problem:
+            content.append(Text())
+        content.append(tables)
+        self._live.update(Panel(Group(*content), title=title, title_align="left", border_style="dim"), refresh=True)
+
+
+class PlainView:
+    """Prints lines: for logs, pipes and terminals without cursor movement."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        self._next = time.monotonic() + LINE_EVERY_S
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def event(self, text: str) -> None:
+        """Say at once that something happened."""
+        self._write(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def update(self, parts: Sequence[Supervised], figures: Figures) -> None:
+        """Print a line when it is time for one."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            self._write(f"{time.strftime('%H:%M:%S')} {line(parts, figures)}")
+
+
+def line(parts: Sequence[Supervised], figures: Figures) -> str:
+    """Say everything in one line."""
+    said = [f"{figures.rate:,.0f} msg/s", f"lag {_number(figures.lag)}"]
+    said.append(f"latency p50 {_seconds(figures.latency_p50)} p99 {_seconds(figures.latency_p99)}")
+    said.append(f"last commit {_age(figures.commit_age)}")
+    rows = ", ".join(f"{_short(name)} {count:,}" for name, count in figures.rows.items())
+    said.append(f"rows: {rows or '-'}")
+    dead = ", ".join(f"{reason} {count:,}" for reason, count in _most_first(figures.dead_letters))
+    said.append(f"dead letters: {dead or 'none'}")
+    down = [one.part.name for one in parts if one.state == "down"]
+    said += [f"DOWN: {', '.join(down)}"] if down else []
+    restarts = sum(one.restarts for one in parts)
+    said += [f"restarts {restarts}"] if restarts else []
+    said += [f"LOST {figures.lost:,}"] if figures.lost else []
+    said += [figures.problem] if figures.problem else []
+    return "; ".join(said)
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw numbers as bars, the largest at full height."""
+    top = max(values, default=0.0)
+    if top <= 0:
+        return _BARS[0] * len(values)
+    return "".join(_BARS[min(int(value / top * len(_BARS)), len(_BARS) - 1)] for value in values)
+
+
+def _parts_table(parts: Sequence[Supervised], external: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("part", "state", "address"):
+        table.add_column(name, no_wrap=True)
+    for name in ("pid", "restarts"):
+        table.add_column(name, justify="right")
+    for name, address in external:
+        table.add_row(name, Text("external", style=_STATE_STYLE["external"]), address, "-", "-")
+    for one in parts:
+        address = f"127.0.0.1:{one.part.port}" if one.part.port else "-"
+        restarts = Text(str(one.restarts), style="yellow" if one.restarts else "")
+        state = Text(one.state, style=_STATE_STYLE[one.state])
+        table.add_row(one.part.name, state, address, str(one.part.pid or "-"), restarts)
+    return table
+
+
+def _headline(figures: Figures) -> list[Text]:
+    rate = Text.assemble(("rate ", "dim"), (f"{figures.rate:>9,.0f} msg/s  ", "bold"))
+    rate.append(sparkline(figures.history), style="cyan")
+    rate.no_wrap, rate.overflow = True, "crop"
+    rest = Text.assemble(
+        ("lag ", "dim"),
+        (_number(figures.lag), "bold"),
+        ("   latency p50 ", "dim"),
+        (_seconds(figures.latency_p50), "bold"),
+        ("  p99 ", "dim"),
+        (_seconds(figures.latency_p99), "bold"),
+        ("   last commit ", "dim"),
+        (_age(figures.commit_age), "bold"),
+    )
+    counts = Text.assemble(("duplicates ", "dim"), f"{figures.duplicates:,}")
+    counts.append("   retries ", style="dim").append(f"{figures.retries:,}")
+    counts.append("   lost by retention ", style="dim")
+    counts.append(f"{figures.lost:,}", style="bold red" if figures.lost else "")
+    return [rate, rest, counts]
+
+
+def _tables(figures: Figures) -> Table:
+    """Rows by table beside dead letters by reason."""
+    rows = [(name, f"{count:,}") for name, count in figures.rows.items()]
+    most = _most_first(figures.dead_letters)
+    shown = most if len(most) <= _REASONS else most[: _REASONS - 1]
+    dead = [(reason, f"{count:,}") for reason, count in shown]
+    if len(shown) < len(most):
+        rest = most[len(shown) :]
+        dead.append((f"{len(rest)} other reasons", f"{sum(count for _, count in rest):,}"))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("table", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("  dead letters", no_wrap=True)
+    table.add_column("", justify="right", style="yellow", no_wrap=True)
+    for (name, count), (reason, letters) in zip_longest(rows, dead or [("none", "")], fillvalue=("", "")):
+        table.add_row(name, count, f"  {reason}", letters)
+    return table
+
+
+def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: -item[1])
+
+
+def _short(table: str) -> str:
+    return table.removeprefix("spark_")
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1000:.1f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _age(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} s ago"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,0 +1,207 @@
+"""`slate up`: servers, schema, worker and sample traffic on one machine, until Ctrl-C."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import IO, cast
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from connectors.settings import Settings
+from deploy.embedded import Server, free_port, port_is_free
+from deploy.live import LiveView, PlainView, View
+from deploy.local import LocalStack
+from deploy.migrate import migrate_all
+from deploy.processes import environment_of
+from deploy.sampler import Sampler
+from deploy.supervisor import Interrupted, Interrupts, Program, Supervisor
+
+WORKERS = {"ingest": "flows.ingest"}
+"""Dataflows that run beside the servers, by name."""
+_TICK_S = 0.25
+_SAMPLE_INVALID = _SAMPLE_DUPLICATES = 0.01
+"""Shares of sample traffic, so that dead letters and duplicates can be seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """The options of `slate up`."""
+
+    traffic: bool = True
+    rate: float = 200.0
+    """Messages a second of sample traffic."""
+    trace: Path | None = None
+    """Replay this trace instead of simulated sessions."""
+    seconds: float | None = None
+    """Stop after so long; None is never."""
+
+
+def up(wishes: Wishes) -> None:
+    """Run the stack in the foreground until SIGINT, SIGTERM, SIGHUP or the time is over.
+
+    Raises:
+        SlateError: something did not start; what had started is stopped.
+    """
+    output = _Output(sys.stdout)
+    console = Console(file=cast(IO[str], output), highlight=False)
+    stack = LocalStack(Settings.load(local=False))
+    with Interrupts() as interrupts, stack.locked():
+        supervisor = Supervisor()
+        try:
+            with ExitStack() as opened:
+                servers = _start_servers(stack, supervisor, console)
+                settings = stack.settings(servers)
+                ports = _metrics_ports(settings)
+                opened.enter_context(stack.announced(servers, next(iter(ports.values()))))
+                for text in migrate_all(settings):
+                    _say(console, text)
+                _start_workers(stack, supervisor, settings, ports, console)
+                if wishes.traffic:
+                    _start_traffic(stack, supervisor, settings, wishes, console)
+                sampler = opened.enter_context(Sampler(settings, list(ports.values())))
+                view = opened.enter_context(_view(console, stack))
+                deadline = monotonic() + wishes.seconds if wishes.seconds is not None else float("inf")
+                while monotonic() < deadline and not output.lost:
+                    for event in supervisor.step():
+                        view.event(event)
+                    with interrupts.deferred():
+                        view.update(supervisor.parts, sampler.latest)
+                        if interrupts.wait(_TICK_S):
+                            break
+        except Interrupted:
+            pass
+        finally:
+            _stop(supervisor, console)
+
+
+def _start_servers(stack: LocalStack, supervisor: Supervisor, console: Console) -> list[Server]:
+    servers = stack.servers()
+    for server in servers:
+        with _step(console, f"Starting {server.name} {server.version} on 127.0.0.1:{server.port}"):
+            supervisor.start(server)
+    for name, address in _external(stack.named):
+        _say(console, f"Using {name} on {address}")
+    return servers
+
+
+def _metrics_ports(settings: Settings) -> dict[str, int]:
+    """Choose each worker's metrics port: the set one and those after it, others where they are taken."""
+    ports: dict[str, int] = {}
+    for number, name in enumerate(WORKERS):
+        wanted = settings.metrics_port + number
+        ports[name] = wanted if settings.metrics_port and port_is_free(wanted) else free_port()
+    return ports
+
+
+def _start_workers(
+    stack: LocalStack, supervisor: Supervisor, settings: Settings, ports: dict[str, int], console: Console
+) -> None:
+    for name, module in WORKERS.items():
+        environment = os.environ | environment_of(settings.model_copy(update={"metrics_port": ports[name]}))
+        log = stack.log(name)
+        command = [sys.executable, "-m", "bytewax.run", module]
+        supervisor.start(Program(name, command, environment=environment, log=log, port=ports[name]))
+        _say(console, f"Started worker {name}: http://127.0.0.1:{ports[name]}/metrics, log {log}")
+
+
+def _start_traffic(
+    stack: LocalStack, supervisor: Supervisor, settings: Settings, wishes: Wishes, console: Console
+) -> None:
+    command = [sys.executable, "-m", "deploy.cli", "simulate", *_simulate_options(wishes)]
+    environment = os.environ | environment_of(settings)
+    log = stack.log("traffic")
+    supervisor.start(Program("traffic", command, environment=environment, log=log, endless=False))
+    what = f"replay of {wishes.trace}" if wishes.trace else f"{wishes.rate:g} simulated messages a second"
+    _say(console, f"Started traffic: {what}")
+
+
+def _simulate_options(wishes: Wishes) -> list[str]:
+    if wishes.trace is not None:
+        return ["--trace", str(wishes.trace.absolute()), "--shift-to-now"]
+    return [f"--rate={wishes.rate}", f"--invalid={_SAMPLE_INVALID}", f"--duplicates={_SAMPLE_DUPLICATES}"]
+
+
+def _view(console: Console, stack: LocalStack) -> View:
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveView(console, _external(stack.named))
+    return PlainView(lambda text: _say(console, text))
+
+
+def _external(named: Settings) -> Sequence[tuple[str, str]]:
+    """Servers that the user has named, and their addresses without credentials."""
+    found = []
+    if named.db_host is not None:
+        found.append(("PostgreSQL", f"{named.db_host}:{named.db_port}"))
+    if named.nats_url is not None:
+        urls = [urlsplit(one) for one in named.nats_servers()]
+        found.append(("NATS", ",".join(f"{one.hostname}:{one.port or 4222}" for one in urls)))
+    if named.redis_host is not None:
+        found.append(("Redis", f"{named.redis_host}:{named.redis_port}"))
+    return found
+
+
+def _stop(supervisor: Supervisor, console: Console) -> None:
+    """Stop all in order; a second Ctrl-C kills what is left."""
+    try:
+        for part in supervisor.to_stop():
+            with _step(console, f"Stopping {part.name}"):
+                part.stop()
+    except Interrupted:
+        _say(console, "Killing what still runs")
+    finally:
+        supervisor.kill()
+
+
+def _say(console: Console, text: str, end: str = "\n") -> None:
+    console.print(text, end=end, markup=False, soft_wrap=True)
+    console.file.flush()
+
+
+@contextmanager
+def _step(console: Console, text: str) -> Iterator[None]:
+    began = monotonic()
+    _say(console, f"{text} ... ", end="")
+    try:
+        yield
+    except BaseException:
+        _say(console, "failed")
+        raise
+    _say(console, f"ok ({monotonic() - began:.1f} s)")
+
+
+class _Output:
+    """Standard output that may go away: a closed terminal or pipe must not keep us from stopping in order."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self.lost = False
+
+    def write(self, text: str) -> int:
+        if not self.lost:
+            try:
+                return self._file.write(text)
+            except OSError:
+                self._lose()
+        return len(text)
+
+    def flush(self) -> None:
+        if not self.lost:
+            try:
+                self._file.flush()
+            except OSError:
+                self._lose()
+
+    def _lose(self) -> None:
+        self.lost = True
+        # the interpreter flushes standard output when it ends, and would complain
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._file.fileno())
+        os.close(null)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
