@@ -69,7 +69,7 @@ async def connect(
             reconnected_cb=restored,
             allow_reconnect=True,
             max_reconnect_attempts=-1 if wait else 1,
-            reconnect_time_wait=0.25,
+            reconnect_time_wait=0.25,  # type: ignore[arg-type] - seconds, slept as they are
             connect_timeout=3,
             ping_interval=10,
             max_outstanding_pings=2,
@@ -87,9 +87,7 @@ def stream_config(settings: Settings) -> StreamConfig:
     """The stream as `slate migrate` creates it."""
     transform = None
     if settings.partitions > 1:
-        transform = SubjectTransform(
-            src=SUBJECTS, dest=f"p.{{{{partition({settings.partitions})}}}}.{SUBJECTS}"
-        )
+        transform = SubjectTransform(src=SUBJECTS, dest=f"p.{{{{partition({settings.partitions})}}}}.{SUBJECTS}")
     return StreamConfig(
         name=settings.stream,
         description="SPARK events",
@@ -153,13 +151,9 @@ async def ensure_stream(settings: Settings) -> StreamInfo:
             f"{SUBJECTS}; set SLATE_STREAM to its name, or free the subjects"
         ) from None
     except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError):
-        raise StreamError(
-            "this NATS has no JetStream: start it with `jetstream {}` in its configuration"
-        ) from None
+        raise StreamError("this NATS has no JetStream: start it with `jetstream {}` in its configuration") from None
     except (nats.errors.Error, TimeoutError) as error:
-        raise ConnectionFailedError(
-            f"NATS stopped answering: {type(error).__name__}; check its log"
-        ) from None
+        raise ConnectionFailedError(f"NATS stopped answering: {type(error).__name__}; check its log") from None
     finally:
         await client.close()
 

@@ -8,7 +8,7 @@ private attributes (`_ps`, `_process_msg`), so the version is pinned and `tests/
 to them.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from nats.aio.client import Client
@@ -75,7 +75,7 @@ class LaneParser(Parser):
                 lane.accept(words[1], reply, data[start:body], data[body:stop])
                 touched.add(lane)
             else:
-                headers = data[start:body] if body > start else None
+                headers = data[start:body]
                 await self._client._process_msg(int(words[2]), words[1], reply, data[body:stop], headers)
             at = stop + 2
         self._rest = data[at:]
@@ -83,14 +83,14 @@ class LaneParser(Parser):
             lane.chunk_end()
 
 
-class LaneClient(Client):  # type: ignore[misc]
+class LaneClient(Client):
     """A NATS client some of whose subscriptions deliver to lanes."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ps: LaneParser = LaneParser(self)
 
-    async def claim(self, inbox: str, lane: Lane) -> Callable[[], object]:
+    async def claim(self, inbox: str, lane: Lane) -> Callable[[], Awaitable[None]]:
         """Subscribe to `inbox` and deliver to `lane`; the result ends the subscription."""
         subscription = await self.subscribe(inbox)
         key = str(subscription._id).encode()

@@ -22,9 +22,7 @@ DEAD_LETTERS: Final = Counter("spark_ingest_dead_letters", "Dead letters", ["sta
 LOST: Final = Counter("spark_ingest_lost_messages", "Sequences that left the stream unread", ["partition"])
 RETRIES: Final = Counter("spark_ingest_retries", "Transactions tried again", ["reason"])
 LAG: Final = Gauge("spark_ingest_lag_messages", "Messages of the stream not handed on yet", ["partition"])
-LAST_COMMIT: Final = Gauge(
-    "spark_ingest_last_commit_timestamp_seconds", "Time of the last commit, since 1970"
-)
+LAST_COMMIT: Final = Gauge("spark_ingest_last_commit_timestamp_seconds", "Time of the last commit, since 1970")
 BATCH_MESSAGES: Final = Histogram(
     "spark_ingest_batch_messages",
     "Messages in a transaction",
@@ -90,9 +88,7 @@ class BatchLatency(Collector):
         )
 
 
-LATENCY: Final = BatchLatency(
-    "spark_ingest_latency_seconds", "From JetStream's receipt of a message to its commit"
-)
+LATENCY: Final = BatchLatency("spark_ingest_latency_seconds", "From JetStream's receipt of a message to its commit")
 
 
 def serve(settings: Settings) -> int:
@@ -101,12 +97,12 @@ def serve(settings: Settings) -> int:
         return 0
     port = settings.metrics_port
     try:
-        server, _ = start_http_server(port, settings.metrics_host)
+        start_http_server(port, settings.metrics_host)
     except OSError as error:
         with socket.socket() as probe:
             probe.bind((settings.metrics_host, 0))
             port = probe.getsockname()[1]
         _log.warning("metrics port taken", wanted=settings.metrics_port, used=port, error=str(error))
-        server, _ = start_http_server(port, settings.metrics_host)
+        start_http_server(port, settings.metrics_host)
     _log.info("serving metrics", host=settings.metrics_host, port=port)
     return port

@@ -35,7 +35,9 @@ __all__ = [
 
 DEAD_LETTERS: Final = "slate.dead_letters"
 """Subject of notices about dead letters, with the stage as its last token; outside the stream."""
-_TAKE: Final = 1000  # messages in a batch under load: large enough to amortise a step's call, small enough to stay in cache
+_TAKE: Final = (
+    1000  # messages in a batch under load: large enough to amortise a step's call, small enough to stay in cache
+)
 
 
 class _NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):

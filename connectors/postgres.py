@@ -49,16 +49,12 @@ class Progress:
         key = {"stream": state.stream, "partition": partition}
         try:
             with open_connection(self._settings, "slate-progress") as connection, connection.transaction():
-                row = connection.execute(
-                    read("ingest/position.sql"), {**key, "created": state.created}
-                ).fetchone()
+                row = connection.execute(read("ingest/position.sql"), {**key, "created": state.created}).fetchone()
                 assert row is not None  # noqa: S101 - RETURNING gives the row
                 seq, created = row
                 found = self._reconcile(partition, state, seq, created)
                 if found != seq or created != state.created:
-                    connection.execute(
-                        read("ingest/set_position.sql"), {**key, "seq": found, "created": state.created}
-                    )
+                    connection.execute(read("ingest/set_position.sql"), {**key, "seq": found, "created": state.created})
                 if seq < found and created == state.created:
                     self._lost(connection, state.stream, partition, seq + 1, found)
                 return found
@@ -80,9 +76,7 @@ class Progress:
     def _reconcile(self, partition: int, state: StreamState, seq: int, created: object) -> int:
         log = _log.bind(stream=state.stream, partition=partition, position=seq)
         if created != state.created:
-            log.error(
-                "the stream was made anew: reading it from its beginning", stream_created=str(state.created)
-            )
+            log.error("the stream was made anew: reading it from its beginning", stream_created=str(state.created))
             return 0
         if seq > state.last:
             log.error("the stream ends before our position: it lost messages that we stored", last=state.last)
@@ -220,6 +214,4 @@ class PostgresSink(DynamicSink[Outcomes]):
     def build(self, step_id: str, worker_index: int, worker_count: int) -> _PostgresSinkPartition:
         """One writer per worker; partitions never cross workers, for ingest has no exchange."""
         writer = Writer(self._settings, self._tables, self._rebuild, self._give_up, self._shutdown)
-        return _PostgresSinkPartition(
-            writer, self._settings.batch_messages, self._shutdown, self._on_dead_letter
-        )
+        return _PostgresSinkPartition(writer, self._settings.batch_messages, self._shutdown, self._on_dead_letter)

@@ -56,9 +56,7 @@ class Publisher:
         self.duplicates = 0
 
     @classmethod
-    async def connect(
-        cls, settings: Settings, *, name: str = "slate-publisher", max_pending: int = 256
-    ) -> Self:
+    async def connect(cls, settings: Settings, *, name: str = "slate-publisher", max_pending: int = 256) -> Self:
         """Open a connection of its own.
 
         Raises:
@@ -152,9 +150,7 @@ class Publisher:
         tries_left = time.monotonic() - event.first < GIVE_UP_AFTER_S
         if "Nats-Msg-Id" in event.headers and tries_left and not isinstance(error, nats.js.errors.APIError):
             return
-        self._settle(
-            number, PublishError(f"{event.subject} was not acknowledged: {type(error).__name__}: {error}")
-        )
+        self._settle(number, PublishError(f"{event.subject} was not acknowledged: {type(error).__name__}: {error}"))
 
     def _settle(self, number: int, error: PublishError | None = None) -> None:
         del self._pending[number]

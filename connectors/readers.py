@@ -192,9 +192,7 @@ class PartitionReader:
                 await asyncio.sleep(0.2)
                 continue
             if not told:
-                _log.warning(
-                    "standing by", partition=self.partition, read_by=answer.data.decode("utf-8", "replace")
-                )
+                _log.warning("standing by", partition=self.partition, read_by=answer.data.decode("utf-8", "replace"))
                 told = True
             await asyncio.sleep(0.5)
 
@@ -383,9 +381,7 @@ class ReaderThread:
             for reader in self._readers:
                 reader.reconnected()
 
-        await connect(
-            self.settings, f"slate-{self.purpose}", client=self.client, wait=True, reconnected_cb=reconnected
-        )
+        await connect(self.settings, f"slate-{self.purpose}", client=self.client, wait=True, reconnected_cb=reconnected)
         self.jetstream = self.client.jetstream(timeout=5)
         self._ready.set()
         try:

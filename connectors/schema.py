@@ -57,9 +57,7 @@ def pending(settings: Settings) -> list[str]:
             found = connection.execute("SELECT to_regclass('slate._yoyo_migration') IS NOT NULL").fetchone()
             applied: set[str] = set()
             if found and found[0]:
-                applied = {
-                    row[0] for row in connection.execute("SELECT migration_id FROM slate._yoyo_migration")
-                }
+                applied = {row[0] for row in connection.execute("SELECT migration_id FROM slate._yoyo_migration")}
     except psycopg.OperationalError as error:
         raise ConnectionFailedError(f"PostgreSQL: {str(error).strip()}; check SLATE_DB_HOST") from None
     with _migrations() as migrations:
@@ -77,9 +75,7 @@ def _apply(settings: Settings) -> list[str]:
     user, password = quote(str(dsn["user"]), safe=""), quote(str(dsn.get("password", "")), safe="")
     # The host goes as an argument: it may be a list of hosts or the directory of a socket.
     where = urlencode({"schema": "slate", "host": dsn["host"], "port": dsn["port"]})
-    backend = get_backend(
-        f"postgresql+psycopg://{user}:{password}@/{quote(str(dsn['dbname']), safe='')}?{where}"
-    )
+    backend = get_backend(f"postgresql+psycopg://{user}:{password}@/{quote(str(dsn['dbname']), safe='')}?{where}")
     try:
         with _migrations() as migrations:
             missing = backend.to_apply(migrations)

@@ -28,9 +28,7 @@ class Settings(BaseSettings):
         extra="ignore", populate_by_name=True, frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    db_host: str | None = Field(
-        None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary"
-    )
+    db_host: str | None = Field(None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary")
     db_replica_host: str | None = Field(
         None, validation_alias=_env("SLATE_DB_REPLICA_HOST"), description="PostgreSQL replica for reads"
     )
@@ -39,9 +37,7 @@ class Settings(BaseSettings):
     )
     db_name: str = Field("spark", validation_alias=_env("SLATE_DB_NAME"), description="database")
     db_user: str = Field("slate", validation_alias=_env("SLATE_DB_USER"), description="role")
-    db_password: SecretStr | None = Field(
-        None, validation_alias=_env("SLATE_DB_PASSWORD"), description="its password"
-    )
+    db_password: SecretStr | None = Field(None, validation_alias=_env("SLATE_DB_PASSWORD"), description="its password")
     nats_url: SecretStr | None = Field(
         None,
         validation_alias=_env("NATS_URL"),

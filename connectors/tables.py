@@ -19,9 +19,7 @@ class Table:
             key go in turns.
     """
 
-    def __init__(
-        self, name: str, columns: dict[str, ColumnType], key: Callable[[Row], Any] | None = None
-    ) -> None:
+    def __init__(self, name: str, columns: dict[str, ColumnType], key: Callable[[Row], Any] | None = None) -> None:
         self.name = name
         self.sql = read(f"ingest/{name}.sql")
         self._columns = tuple(columns.items())

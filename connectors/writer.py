@@ -176,9 +176,7 @@ class Writer:
         dead = [(outcomes.batch.partition, letter) for outcomes in group for letter in outcomes.dead]
         if dead:
             stream = group[0].batch.stream
-            statements.append(
-                (read("ingest/dead_letters.sql"), {"stream": stream} | _dead_letter_arrays(dead))
-            )
+            statements.append((read("ingest/dead_letters.sql"), {"stream": stream} | _dead_letter_arrays(dead)))
         return statements
 
     def _advance(self, group: list[Outcomes]) -> dict[str, Any]:

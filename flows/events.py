@@ -27,6 +27,12 @@ EARLIEST_MS: Final = 1_577_836_800_000
 MAX_AHEAD_MS: Final = 300_000
 """How far event time may be ahead of the time at which JetStream stored the message, milliseconds."""
 
+EVENT_ID_HEADER: Final = "Slate-Event-Id"
+"""Header of a replayed dead letter: the identity of the original."""
+EVENT_TIME_HEADER: Final = "Slate-Event-Time"
+"""Header of a replayed dead letter: when JetStream stored the original, epoch milliseconds."""
+REPLAY_HEADER: Final = "Slate-Replay"
+"""Header of a replayed dead letter: its id."""
 ENGINES: Final = frozenset(("unity", "godot", "pico8", "gamemaker", "rpgmaker", "construct", "renpy"))
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=MAX_IDENTIFIER)]
@@ -296,6 +302,9 @@ def identity_key(identity: str) -> bytes:
     return hashlib.blake2b(identity.encode(), digest_size=16).digest()
 
 
+_EVENT_ID: Final = EVENT_ID_HEADER.encode()
+
+
 def jetstream_identity(message: NatsSourceMessage) -> str | None:
     """The id that a message has where its payload gives none: its `Nats-Msg-Id`, else None (its position).
 
@@ -304,7 +313,9 @@ def jetstream_identity(message: NatsSourceMessage) -> str | None:
     Raises:
         Refused: the header is not UTF-8, or too long.
     """
-    raw = message.header(b"Slate-Event-Id") or message.header(b"Nats-Msg-Id")
+    if not message.headers:
+        return None
+    raw = message.header(_EVENT_ID) or message.header(b"Nats-Msg-Id")
     if raw is None:
         return None
     try:

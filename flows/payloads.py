@@ -7,7 +7,16 @@ import msgspec
 from msgspec import Raw, ValidationError
 
 from connectors.messages import NatsSourceMessage
-from flows.events import EARLIEST_MS, MAX_AHEAD_MS, MAX_DEPTH, MAX_PAYLOAD, Envelope, Refused, uuid_bytes
+from flows.events import (
+    EARLIEST_MS,
+    EVENT_TIME_HEADER,
+    MAX_AHEAD_MS,
+    MAX_DEPTH,
+    MAX_PAYLOAD,
+    Envelope,
+    Refused,
+    uuid_bytes,
+)
 
 _json = msgspec.json.Decoder()
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -16,6 +25,7 @@ _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NULL: Final = b"null"
 _AT: Final = " - at `"
+_EVENT_TIME: Final = EVENT_TIME_HEADER.encode()
 
 
 def explain(error: Exception) -> Refused:
@@ -94,6 +104,11 @@ def given(raw: Raw) -> bytes | None:
 
 
 def json_object(raw: Raw, path: str) -> bytes | None:
+    """The bytes of a JSON object; None for an absent field and for `null`.
+
+    Raises:
+        Refused: it is something else.
+    """
     data = given(raw)
     if data is not None and data[0] != 0x7B:
         raise Refused("validate", "wrong_type", f"Expected object, got {_kind_of(_json.decode(data))}", path)
@@ -117,6 +132,11 @@ def other_fields(payload: bytes | Raw, known: frozenset[str]) -> dict[str, Raw]:
 
 
 def user_uuid(text: str | None, path: str) -> bytes | None:
+    """The 16 bytes of a UUID field.
+
+    Raises:
+        Refused: it is not one.
+    """
     if text is None:
         return None
     try:
@@ -129,6 +149,8 @@ def event_time(event: Envelope, message: NatsSourceMessage) -> int:
     """Event time in microseconds since 1970. The clock it is held against is JetStream's, so a replay agrees."""
     at = event.timestamp
     if at is None:
+        if message.headers and (replayed := message.header(_EVENT_TIME)) and replayed.isdigit():
+            return int(replayed[:15]) * 1000
         return message.stored_at // 1000
     if at < EARLIEST_MS:
         raise Refused(
@@ -138,7 +160,5 @@ def event_time(event: Envelope, message: NatsSourceMessage) -> int:
             "$.timestamp",
         )
     if at > message.stored_at // 1_000_000 + MAX_AHEAD_MS:
-        raise Refused(
-            "validate", "event_time", f"event time {at} is more than 5 minutes ahead", "$.timestamp"
-        )
+        raise Refused("validate", "event_time", f"event time {at} is more than 5 minutes ahead", "$.timestamp")
     return round(at * 1000)

@@ -199,9 +199,7 @@ def _session_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> N
     connected = route.kind is Kind.CONNECTED
     type_ = "connected" if connected else "disconnected"
     if event.type is not None and event.type != type_:
-        raise Refused(
-            "validate", "unknown_value", f"type {event.type!r} contradicts the subject's {type_!r}", "$.type"
-        )
+        raise Refused("validate", "unknown_value", f"type {event.type!r} contradicts the subject's {type_!r}", "$.type")
     ts = event_time(event, message)
     row = _event_row(type_, event, ts, route, event.payload, message)
     others = other_fields(message.payload, _SESSION) if connected else None

@@ -1,0 +1,149 @@
+"""`slate dead-letters`: look at what could not be stored, and replay it after a fix."""
+
+import asyncio
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from connectors.errors import ConnectionFailedError, SlateError
+from connectors.settings import Settings
+from flows.dead_letters import Filter, Letter, find, replay, verdict
+
+app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and replay them after a fix.")
+_out = Console()
+
+_AGO = re.compile(r"(\d+)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def _time(text: str) -> datetime:
+    """A moment: `30m` ago, or ISO 8601 (UTC unless it says otherwise)."""
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither an age such as 30m, 2h, 1d nor an ISO 8601 time") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+Stage = Annotated[str | None, typer.Option(help="decode, subject, validate, store or publisher")]
+Code = Annotated[str | None, typer.Option(help="kind of fault, such as wrong_type or event_time")]
+Reason = Annotated[str | None, typer.Option(help="part of the reason")]
+Subject = Annotated[str | None, typer.Option(help="subject, with NATS wildcards: 'spark.usage.>'")]
+Since = Annotated[datetime | None, typer.Option(parser=_time, metavar="TIME", help="received since: 30m, 2h, ISO time")]
+Until = Annotated[datetime | None, typer.Option(parser=_time, metavar="TIME", help="received before")]
+Replayed = Annotated[bool, typer.Option("--replayed", help="those replayed already, too")]
+Limit = Annotated[int, typer.Option(min=1, help="at most this many")]
+Ids = Annotated[list[int] | None, typer.Argument(help="ids of dead letters")]
+
+
+def _find(which: Filter, limit: int | None) -> list[Letter]:
+    try:
+        return list(find(Settings.load(), which, limit))
+    except psycopg.OperationalError as error:
+        raise ConnectionFailedError(f"PostgreSQL: {str(error).strip()}; check SLATE_DB_HOST") from None
+    except psycopg.Error as error:
+        raise SlateError(f"PostgreSQL: {str(error).strip()}; run `slate migrate`") from None
+
+
+@app.command("list")
+def list_(
+    stage: Stage = None,
+    code: Code = None,
+    reason: Reason = None,
+    subject: Subject = None,
+    since: Since = None,
+    until: Until = None,
+    replayed: Replayed = False,
+    limit: Limit = 50,
+) -> None:
+    """List dead letters, oldest first."""
+    which = Filter(stage=stage, code=code, reason=reason, subject=subject, since=since, until=until, replayed=replayed)
+    letters = _find(which, limit)
+    table = Table("id", "received (UTC)", "stage", "code", "subject", "reason", "path", "replayed")
+    for letter in letters:
+        table.add_row(
+            str(letter.id),
+            f"{letter.received_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+            letter.stage,
+            letter.code,
+            letter.subject[:80],
+            letter.reason[:200],
+            letter.path,
+            f"{letter.replayed_at.astimezone(UTC):%Y-%m-%d %H:%M}" if letter.replayed_at else "",
+        )
+    _out.print(table if letters else "No dead letters.", markup=False)
+    if len(letters) == limit:
+        _out.print(f"The first {limit}; --limit shows more.")
+
+
+@app.command()
+def show(id_: Annotated[int, typer.Argument(metavar="ID", help="id of a dead letter")]) -> None:
+    """Show one dead letter whole: why, where, and the original bytes."""
+    letters = _find(Filter(ids=[id_], replayed=True), 1)
+    if not letters:
+        raise SlateError(f"there is no dead letter {id_}; `slate dead-letters list --replayed` shows them")
+    letter = letters[0]
+    for name in ("id", "received_at", "stage", "code", "reason", "path", "subject", "stream", "seq", "stored_at"):
+        _out.print(f"{name:12} {getattr(letter, name)}", markup=False, soft_wrap=True)
+    _out.print(f"{'element':12} {'' if letter.element is None else letter.element}")
+    _out.print(f"{'replayed_at':12} {letter.replayed_at or ''}")
+    _out.print(f"{'would be':12} {verdict(letter)}", markup=False, soft_wrap=True)
+    for name, data in (("headers", letter.headers), ("payload", letter.payload)):
+        _out.print(f"{name}, {len(data)} bytes:")
+        # Control characters are escaped: what a stranger published must not steer the reader's terminal.
+        text = data.decode("utf-8", "backslashreplace")
+        safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+        _out.print(safe, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("replay")
+def replay_(
+    ids: Ids = None,
+    stage: Stage = None,
+    code: Code = None,
+    reason: Reason = None,
+    subject: Subject = None,
+    since: Since = None,
+    until: Until = None,
+    replayed: Replayed = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would become of each")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="all that were not replayed yet")] = False,
+) -> None:
+    """Publish dead letters again, through the same validation; each is stored once and marked."""
+    which = Filter(
+        ids=ids or None,
+        stage=stage,
+        code=code,
+        reason=reason,
+        subject=subject,
+        since=since,
+        until=until,
+        replayed=replayed or bool(ids),
+    )
+    if which in (Filter(), Filter(replayed=True)) and not (everything or dry_run):
+        raise typer.BadParameter("name ids or a filter, or --all to replay every dead letter")
+    letters = _find(which, None)
+    if dry_run:
+        counts: dict[str, int] = {}
+        for letter in letters:
+            outcome = verdict(letter)
+            counts[outcome] = counts.get(outcome, 0) + 1
+        table = Table("would be", "dead letters")
+        for outcome, count in sorted(counts.items(), key=lambda item: -item[1]):
+            table.add_row(outcome[:200], str(count))
+        _out.print(table if letters else "No dead letters match.")
+        return
+    with Progress(console=_out, disable=not _out.is_terminal) as progress:
+        task = progress.add_task("Replaying", total=len(letters))
+        report = asyncio.run(replay(Settings.load(), letters, lambda: progress.advance(task)))
+    _out.print(f"{report.published} published again and marked; what is still wrong comes back as a new dead letter.")
+    for id_, why in report.impossible:
+        _out.print(f"{id_}: not replayed: {why}", markup=False)
