@@ -193,26 +193,39 @@ async def _publish(settings: Settings, traffic: _Traffic, console: Console) -> N
             if not signals.code:
                 raise
         finally:
+            signals.close()
             console.print(summary(tally, publisher, display.elapsed))
         if signals.code:
             raise typer.Exit(signals.code)
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM set `stop`, and cancel the task a little later; a second one ends it at once."""
+    """Ctrl-C and SIGTERM set `stop`, and a little later cancel the task; a second one ends it at once."""
 
     def __init__(self, stop: asyncio.Event) -> None:
         self.code = 0
         self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._came, number)
 
+    def close(self) -> None:
+        """Cancel no more, and give the signals back."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)
+
     def _came(self, number: signal.Signals) -> None:
+        self.close()
         self.code = 128 + number
         self._stop.set()
-        for one in (signal.SIGINT, signal.SIGTERM):
-            self._loop.remove_signal_handler(one)
+        self._timer = self._loop.call_later(_GRACE_S, self._cancel)
+
+    def _cancel(self) -> None:
+        # Again and again: nats-py turns a cancellation while it waits for room into an error of its own.
         if self._task is not None:
-            self._loop.call_later(_GRACE_S, self._task.cancel)
+            self._task.cancel()
+        self._timer = self._loop.call_later(0.1, self._cancel)
