@@ -25,7 +25,6 @@ from tests.conftest import MakeSettings
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
-COMMAND = "import typer; from realtime.simulate_command import simulate; typer.run(simulate)"
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
 
 app = typer.Typer()
@@ -159,7 +158,7 @@ def unread(port: int) -> int:
 def endless(stream: Settings, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """The command as a process that publishes until it is told to stop."""
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND],
+        [sys.executable, "-m", "deploy.cli", "simulate"],
         env={**environment_of(stream), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
