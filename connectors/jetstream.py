@@ -69,7 +69,7 @@ async def connect(
             reconnected_cb=restored,
             allow_reconnect=True,
             max_reconnect_attempts=-1 if wait else 1,
-            reconnect_time_wait=0.25,  # type: ignore[arg-type] - seconds, slept as they are
+            reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; any number sleeps
             connect_timeout=3,
             ping_interval=10,
             max_outstanding_pings=2,
