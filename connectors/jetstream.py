@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import nats
 import nats.errors
@@ -59,12 +60,14 @@ async def connect(
         if reconnected is not None:
             await reconnected()
 
+    servers, credentials = _split_credentials(settings.nats_servers())
     reconnected: Callback | None = options.pop("reconnected_cb", None)
     client = client or Client()
     try:
         await client.connect(
-            settings.nats_servers(),
+            servers,
             name=name,
+            **credentials,
             error_cb=report,
             reconnected_cb=restored,
             allow_reconnect=True,
@@ -81,6 +84,18 @@ async def connect(
         ) from None
     client.options["max_reconnect_attempts"] = -1
     return client
+
+
+def _split_credentials(urls: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Server addresses, and the user or token that their URLs hold, percent-decoded (the library takes it as it is)."""
+    parts = [urlsplit(url) for url in urls]
+    servers = [part._replace(netloc=part.netloc.rpartition("@")[2]).geturl() for part in parts]
+    first = parts[0]
+    if first.username is None:
+        return servers, {}
+    if first.password is None:
+        return servers, {"token": unquote(first.username)}
+    return servers, {"user": unquote(first.username), "password": unquote(first.password)}
 
 
 def stream_config(settings: Settings) -> StreamConfig:

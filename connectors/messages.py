@@ -3,6 +3,11 @@
 import msgspec
 
 
+def header_key(name: str) -> bytes:
+    """How a header begins in a block of headers."""
+    return f"\r\n{name}:".encode()
+
+
 class NatsSourceMessage(msgspec.Struct, frozen=True, gc=False):
     """One message as JetStream stored it.
 
@@ -16,15 +21,16 @@ class NatsSourceMessage(msgspec.Struct, frozen=True, gc=False):
     stored_at: int
     headers: bytes = b""
 
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, or None. Names are case-sensitive, as in the NATS server."""
+    def header(self, key: bytes) -> bytes | None:
+        """The first value of a header, or None.
+
+        `key` is its name as `header_key` gives it. Names are case-sensitive, as in the NATS server.
+        """
         block = self.headers
-        if not block:
-            return None
-        start = block.find(b"\r\n" + name + b":")
+        start = block.find(key)
         if start < 0:
             return None
-        start += len(name) + 3
+        start += len(key)
         return block[start : block.find(b"\r\n", start)].strip()
 
 

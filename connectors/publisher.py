@@ -120,9 +120,7 @@ class Publisher:
     async def _send(self, number: int) -> None:
         event = self._pending[number]
         try:
-            ack = await self._jetstream.publish_async(
-                event.subject, event.payload, wait_stall=RESEND_AFTER_S, headers=event.headers or None
-            )
+            ack = await self._jetstream.publish_async(event.subject, event.payload, headers=event.headers or None)
         except nats.errors.MaxPayloadError:
             self._settle(
                 number,

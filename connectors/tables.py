@@ -17,13 +17,22 @@ class Table:
         columns: in the order of the rows, which have one element more in front: their event's identity.
         key: for an upsert, what identifies a row; a statement may not touch a row twice, so rows with the same
             key go in turns.
+        shared: whether messages of several partitions write the same row.
     """
 
-    def __init__(self, name: str, columns: dict[str, ColumnType], key: Callable[[Row], Any] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        columns: dict[str, ColumnType],
+        *,
+        key: Callable[[Row], Any] | None = None,
+        shared: bool = False,
+    ) -> None:
         self.name = name
         self.sql = read(f"ingest/{name}.sql")
         self._columns = tuple(columns.items())
         self._key = key
+        self._shared = shared
 
     def parameters(self, rows: Sequence[Row]) -> dict[str, PgArray]:
         """The statement's arguments for these rows."""
@@ -33,13 +42,16 @@ class Table:
     def turns(self, rows: list[Row]) -> list[list[Row]]:
         """The rows in as few lists as hold no key twice; the order of equal keys is kept.
 
-        Keys are sorted, so that two workers that write the same rows wait for each other and do not deadlock.
+        Where other workers may write the same rows, keys are sorted: they wait for each other and do not deadlock.
         """
         key = self._key
         if key is None:
             return [rows]
+        unique = len(set(map(key, rows))) == len(rows)
+        if unique and not self._shared:
+            return [rows]
         rows = sorted(rows, key=key)
-        if len({key(row) for row in rows}) == len(rows):
+        if unique:
             return [rows]
         turns: list[list[Row]] = []
         last = turn = None

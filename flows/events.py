@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Raw
 
-from connectors.messages import NatsBatch, NatsSourceMessage
+from connectors.messages import NatsBatch, NatsSourceMessage, header_key
 
 MAX_PAYLOAD: Final = 1 << 20
 """Largest payload, bytes."""
@@ -302,7 +302,8 @@ def identity_key(identity: str) -> bytes:
     return hashlib.blake2b(identity.encode(), digest_size=16).digest()
 
 
-_EVENT_ID: Final = EVENT_ID_HEADER.encode()
+_EVENT_ID: Final = header_key(EVENT_ID_HEADER)
+_MSG_ID: Final = header_key("Nats-Msg-Id")
 
 
 def jetstream_identity(message: NatsSourceMessage) -> str | None:
@@ -315,7 +316,7 @@ def jetstream_identity(message: NatsSourceMessage) -> str | None:
     """
     if not message.headers:
         return None
-    raw = message.header(_EVENT_ID) or message.header(b"Nats-Msg-Id")
+    raw = message.header(_EVENT_ID) or message.header(_MSG_ID)
     if raw is None:
         return None
     try:

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, ValidationError
 
-from connectors.messages import NatsSourceMessage
+from connectors.messages import NatsSourceMessage, header_key
 from flows.events import (
     EARLIEST_MS,
     EVENT_TIME_HEADER,
@@ -25,7 +25,7 @@ _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NULL: Final = b"null"
 _AT: Final = " - at `"
-_EVENT_TIME: Final = EVENT_TIME_HEADER.encode()
+_EVENT_TIME: Final = header_key(EVENT_TIME_HEADER)
 
 
 def explain(error: Exception) -> Refused:
@@ -51,8 +51,13 @@ def explain(error: Exception) -> Refused:
     return Refused("validate", "unexpected", f"{type(error).__name__}: {text[:500]}")
 
 
-def check_payload(payload: bytes) -> None:
-    """Refuse what is no JSON object that PostgreSQL and every reader can hold."""
+def parse_payload(payload: bytes) -> dict[str, object]:
+    """The fields of a payload, for looking at; columns take theirs from the models and the raw bytes.
+
+    Raises:
+        Refused: it is no JSON object that PostgreSQL and every reader can hold.
+        msgspec.DecodeError, UnicodeDecodeError, RecursionError: it is not JSON; `explain` says how.
+    """
     size = len(payload)
     if not size:
         raise Refused("decode", "empty", "the message has no body")
@@ -70,6 +75,7 @@ def check_payload(payload: bytes) -> None:
         raise Refused("decode", "not_object", f"not a JSON object but {_kind_of(value)}")
     if b"\\" in payload and _NUL_ESCAPE.search(payload):
         raise Refused("validate", "nul", "a text holds a NUL character, which PostgreSQL cannot store")
+    return value
 
 
 def _check_depth(payload: bytes) -> None:

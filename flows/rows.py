@@ -31,6 +31,7 @@ TABLES: Final = (
             "meta": JSON,
         },
         key=itemgetter(1),
+        shared=True,
     ),
     Table(
         EVENTS,
@@ -98,6 +99,7 @@ TABLES: Final = (
         BUILD_JOBS,
         {"id": TEXT, "session_id": LABEL, "build_target": LABEL, "status": LABEL, "ts": TIMESTAMP},
         key=itemgetter(1),
+        shared=True,
     ),
 )
 """Everything that ingest writes to `public`, in the order in which it is written."""

@@ -39,12 +39,12 @@ from flows.events import (
     parse_subject,
 )
 from flows.payloads import (
-    check_payload,
     event_time,
     explain,
     given,
     json_object,
     other_fields,
+    parse_payload,
     text_of,
     user_uuid,
 )
@@ -84,7 +84,7 @@ def validate(source: NatsBatch) -> Outcomes:
             if route.kind is Kind.DLQ:
                 batch.keep(_undeliverable(message))
                 continue
-            check_payload(message.payload)
+            batch.fields = parse_payload(message.payload)
             _HANDLERS[route.kind](batch, route, message)
         except Exception as error:  # noqa: BLE001 - whatever a payload provokes hurts that message only
             batch.refuse(message, error)
@@ -109,6 +109,7 @@ class _Batch:
     __slots__ = (
         "dead",
         "dead_owners",
+        "fields",
         "index",
         "owners",
         "partly_dead",
@@ -121,6 +122,7 @@ class _Batch:
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.index = 0
+        self.fields: dict[str, object] = {}  # of the message at `index`
         self.rows: dict[str, list[tuple[object, ...]]] = {}
         self.owners: dict[bytes, int] = {}
         self.dead: list[DeadLetter] = []
@@ -261,19 +263,20 @@ def _call(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     )
 
 
-def _telemetry_data(event: Telemetry, payload: bytes | Raw) -> bytes:
-    """`data` with the fields that have no column beside its own."""
+def _telemetry_data(event: Telemetry, payload: bytes | Raw, known: bool) -> bytes:
+    """`data`, and beside its own fields those that have no column, unless all are `known` to have one."""
     data = json_object(event.data, "$.data")
     if data is None:
         raise Refused("validate", "wrong_type", "Expected object, got null", "$.data")
-    others = other_fields(payload, _TELEMETRY)
-    return _encode(others | _fields.decode(data)) if others else data
+    if known:
+        return data
+    return _encode(other_fields(payload, _TELEMETRY) | _fields.decode(data))
 
 
 def _telemetry_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Telemetry = _telemetry.decode(message.payload)
     _check_session(event, route)
-    data = _telemetry_data(event, message.payload)
+    data = _telemetry_data(event, message.payload, batch.fields.keys() <= _TELEMETRY)
     ts = event_time(event, message)
     key, new = batch.claim(_identity(event, message))
     if new:
@@ -293,7 +296,7 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
     for index, raw in enumerate(envelope.events):
         try:
             event: Telemetry = _telemetry.decode(raw)
-            data = _telemetry_data(event, raw)
+            data = _telemetry_data(event, raw, _fields.decode(raw).keys() <= _TELEMETRY)
             ts = event_time(event, message) if event.timestamp is not None else event_time(envelope, message)
         except (Refused, msgspec.DecodeError) as error:
             batch.refuse(message, error, element=index)
@@ -357,9 +360,8 @@ def _preview_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> N
         raise Refused("validate", "missing", "Object missing required field engine", "$")
     ts = event_time(event, message)
     meta = json_object(event.meta, "$.meta")
-    others = other_fields(message.payload, _PREVIEW)
-    if others:
-        meta = _encode(others | (_fields.decode(meta) if meta else {}))
+    if not batch.fields.keys() <= _PREVIEW:
+        meta = _encode(other_fields(message.payload, _PREVIEW) | (_fields.decode(meta) if meta else {}))
     row = _event_row(event.type, event, ts, route, event.payload, message) if event.type else None
     key, new = batch.claim(_identity(event, message))
     if new:
