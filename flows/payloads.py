@@ -22,7 +22,8 @@ _json = msgspec.json.Decoder()
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _text = msgspec.json.Decoder(str)
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and an unfinished string ends it: no text can make it start over.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NULL: Final = b"null"
 _AT: Final = " - at `"
 _EVENT_TIME: Final = header_key(EVENT_TIME_HEADER)
