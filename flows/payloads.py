@@ -156,9 +156,10 @@ def event_time(event: Envelope, message: NatsSourceMessage) -> int:
     """Event time in microseconds since 1970. The clock it is held against is JetStream's, so a replay agrees."""
     at = event.timestamp
     if at is None:
-        if message.headers and (replayed := message.header(_EVENT_TIME)) and replayed.isdigit():
-            return int(replayed[:15]) * 1000
-        return message.stored_at // 1000
+        replayed = message.header(_EVENT_TIME) if message.headers else None
+        if not replayed or not replayed.isdigit():
+            return message.stored_at // 1000
+        at = int(replayed[:15])
     if at < EARLIEST_MS:
         raise Refused(
             "validate",
