@@ -20,6 +20,8 @@ MAX_PAYLOAD: Final = 1 << 20
 """Largest payload, bytes."""
 MAX_IDENTIFIER: Final = 255
 """Longest id, name or type, characters: two of them must fit in one index entry of PostgreSQL (2,704 bytes)."""
+MAX_REASON: Final = 500
+"""Longest reason that is told, characters: some quote the payload, and the payload is kept anyway."""
 MAX_DEPTH: Final = 256
 """Deepest nesting of a payload: well within the recursion limits of Python and of PostgreSQL's jsonb."""
 EARLIEST_MS: Final = 1_577_836_800_000
@@ -79,7 +81,7 @@ class Refused(Exception):  # noqa: N818 - an outcome, not an error
         super().__init__(reason)
         self.stage = stage
         self.code = code
-        self.reason = reason
+        self.reason = reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 1] + "…"
         self.path = path
 
 
@@ -292,9 +294,10 @@ def uuid_bytes(text: str) -> bytes:
     Raises:
         ValueError: it is not one.
     """
-    if len(text) != 36:
+    uuid = UUID(text)
+    if str(uuid) != text.lower():  # UUID reads more than the standard writes: braces, underscores, foreign digits
         raise ValueError(text)
-    return UUID(text).bytes
+    return uuid.bytes
 
 
 def identity_key(identity: str) -> bytes:

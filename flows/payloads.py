@@ -33,10 +33,11 @@ def explain(error: Exception) -> Refused:
     """A decoder's error in a person's words, with the path it names."""
     text = str(error)
     if isinstance(error, ValidationError):
-        reason, _, path = text.partition(_AT)
-        if "missing required" in reason:
+        before, found, path = text.rpartition(_AT)  # an unknown value is quoted, and may hold anything
+        reason, path = (before, path) if found else (text, "")
+        if reason.startswith("Object missing required"):
             code = "missing"
-        elif "enum value" in reason:
+        elif reason.startswith("Invalid enum value"):
             code = "unknown_value"
         elif " of length " in reason or " >= " in reason or " <= " in reason:
             code = "out_of_range"
@@ -46,7 +47,8 @@ def explain(error: Exception) -> Refused:
     if isinstance(error, UnicodeDecodeError):
         return Refused("decode", "not_utf8", "not UTF-8")
     if isinstance(error, msgspec.DecodeError):
-        return Refused("decode", "not_json", text.replace("JSON is malformed", "not JSON"))
+        text = text.replace("JSON is malformed", "not JSON")
+        return Refused("decode", "not_json", text.replace("Input data was truncated", "not JSON: it ends too early"))
     if isinstance(error, RecursionError):
         return Refused("decode", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
     return Refused("validate", "unexpected", f"{type(error).__name__}: {text[:500]}")
