@@ -414,8 +414,8 @@ def _plain_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> Non
     decoder, implied = _PLAIN[route.kind]
     event: Delta | ConnectionFailure | Other = decoder.decode(message.payload)
     _check_session(event, route)
-    if isinstance(event, Delta):
-        json_object(event.delta, "$.delta")
+    if isinstance(event, Delta) and json_object(event.delta, "$.delta") is None:
+        raise Refused("validate", "wrong_type", "Expected object, got null", "$.delta")
     ts = event_time(event, message)
     row = _event_row(event.type or implied, event, ts, route, event.payload, message)
     key, new = batch.claim(_identity(event, message))
