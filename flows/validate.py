@@ -171,6 +171,14 @@ def _check_session(event: Envelope, route: Route) -> None:
         )
 
 
+def _check_owner(event: Envelope) -> None:
+    """For the kinds of event whose tables have no column for it: a wrong id is wrong there, too."""
+    if event.user_id is not None:
+        user_uuid(event.user_id, "$.userId")
+    if event.project_id is not None:
+        user_uuid(event.project_id, "$.projectId")
+
+
 def _undeliverable(message: NatsSourceMessage) -> DeadLetter:
     """What came on `spark.dlq`, kept as it is; its own `error` is the reason where it has one."""
     reason = "a publisher could not deliver it"
@@ -265,6 +273,7 @@ def _call(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
 
 def _telemetry_data(event: Telemetry, payload: bytes | Raw, known: bool) -> bytes:
     """`data`, and beside its own fields those that have no column, unless all are `known` to have one."""
+    _check_owner(event)
     data = json_object(event.data, "$.data")
     if data is None:
         raise Refused("validate", "wrong_type", "Expected object, got null", "$.data")
@@ -288,6 +297,7 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
     """One row for each element; a bad one is a dead letter alone, with its index."""
     envelope: TelemetryBatch = _telemetry_batch.decode(message.payload)
     _check_session(envelope, route)
+    _check_owner(envelope)
     if not envelope.events:
         raise Refused("validate", "empty", "the batch is empty", "$.events")
     identity = _identity(envelope, message)
@@ -318,6 +328,9 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
 def _usage_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Usage = _usage.decode(message.payload)
     _check_session(event, route)
+    _check_owner(event)
+    if isinstance(batch.fields.get("costEstimate"), str):  # a Decimal may be one, the contract's number not
+        raise Refused("validate", "wrong_type", "Expected number, got str", "$.costEstimate")
     cost = event.cost_estimate
     if not cost.is_finite() or not 0 <= cost < _MAX_COST:
         raise Refused(
@@ -349,6 +362,7 @@ def _usage_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> Non
 def _preview_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Preview = _preview.decode(message.payload)
     _check_session(event, route)
+    _check_owner(event)
     status: str | None = event.status
     if status is None:
         if event.type is None:
