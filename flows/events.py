@@ -259,6 +259,8 @@ def parse_subject(subject: str) -> Route:
         raise Refused(
             "subject", "too_long", f"the subject's session id has {len(session_id)} characters, more than 255"
         )
+    if "\ufffd" in subject:  # how the reader shows bytes that are no text
+        raise Refused("subject", "not_utf8", "the subject is not UTF-8")
     if "\0" in subject:
         raise Refused("subject", "nul", "the subject holds a NUL byte")
     kind = Kind.OTHER
