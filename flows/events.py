@@ -24,6 +24,8 @@ MAX_REASON: Final = 500
 """Longest reason that is told, characters: some quote the payload, and the payload is kept anyway."""
 MAX_DEPTH: Final = 256
 """Deepest nesting of a payload: well within the recursion limits of Python and of PostgreSQL's jsonb."""
+MAX_SCALE: Final = 16_383
+"""Most decimal places of a number in PostgreSQL, in a JSON column too (`numeric`, manual section 8.1.2)."""
 EARLIEST_MS: Final = 1_577_836_800_000
 """Earliest event time: 2020-01-01 UTC, epoch milliseconds."""
 MAX_AHEAD_MS: Final = 300_000

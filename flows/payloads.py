@@ -13,6 +13,7 @@ from flows.events import (
     MAX_AHEAD_MS,
     MAX_DEPTH,
     MAX_PAYLOAD,
+    MAX_SCALE,
     Envelope,
     Refused,
     uuid_bytes,
@@ -24,6 +25,9 @@ _text = msgspec.json.Decoder(str)
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # Possessive, and an unfinished string ends it: no text can make it start over.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NUMBER: Final = re.compile(rb"\d+(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
+_LONG_FRACTION: Final = 15_000
+_MAYBE_TINY: Final = re.compile(rb"[eE]-\d{4}|(?<!\d)\d{%d}" % _LONG_FRACTION)
 _NULL: Final = b"null"
 _AT: Final = " - at `"
 _EVENT_TIME: Final = header_key(EVENT_TIME_HEADER)
@@ -78,6 +82,8 @@ def parse_payload(payload: bytes) -> dict[str, object]:
         raise Refused("decode", "not_object", f"not a JSON object but {_kind_of(value)}")
     if b"\\" in payload and _NUL_ESCAPE.search(payload):
         raise Refused("validate", "nul", "a text holds a NUL character, which PostgreSQL cannot store")
+    if (b"e-" in payload or b"E-" in payload or size > _LONG_FRACTION) and _MAYBE_TINY.search(payload):
+        _check_scale(payload)
     return value
 
 
@@ -90,6 +96,13 @@ def _check_depth(payload: bytes) -> None:
                 raise Refused("decode", "too_deep", f"nested deeper than {MAX_DEPTH} levels")
         elif byte in b"]}":
             depth -= 1
+
+
+def _check_scale(payload: bytes) -> None:
+    for number in _NUMBER.finditer(_STRING.sub(b"", payload)):
+        fraction, exponent = number.groups(b"")
+        if len(exponent) > 9 or len(fraction) - int(exponent or 0) > MAX_SCALE:
+            raise Refused("validate", "out_of_range", f"a number has more than {MAX_SCALE:,} decimal places")
 
 
 def _kind_of(value: object) -> str:
