@@ -84,7 +84,12 @@ def validate(source: NatsBatch) -> Outcomes:
             if route.kind is Kind.DLQ:
                 batch.keep(_undeliverable(message))
                 continue
-            batch.fields = parse_payload(message.payload)
+            try:
+                batch.fields = parse_payload(message.payload)
+            except Refused as why:
+                if route.kind is not Kind.TELEMETRY_BATCH or why.stage == "decode":
+                    raise
+                batch.fields = {}
             _HANDLERS[route.kind](batch, route, message)
         except Exception as error:  # noqa: BLE001 - whatever a payload provokes hurts that message only
             batch.refuse(message, error)
@@ -122,7 +127,7 @@ class _Batch:
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.index = 0
-        self.fields: dict[str, object] = {}  # of the message at `index`
+        self.fields: dict[str, object] = {}  # of the message at `index`; none where an element may be to blame
         self.rows: dict[str, list[tuple[object, ...]]] = {}
         self.owners: dict[bytes, int] = {}
         self.dead: list[DeadLetter] = []
@@ -301,10 +306,13 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
     if not envelope.events:
         raise Refused("validate", "empty", "the batch is empty", "$.events")
     identity = _identity(envelope, message)
+    bad = {} if batch.fields else _bad_elements(message.payload, envelope.events)
     stored = False
     dead = len(batch.dead)
     for index, raw in enumerate(envelope.events):
         try:
+            if index in bad:
+                raise bad[index]
             event: Telemetry = _telemetry.decode(raw)
             data = _telemetry_data(event, raw, _fields.decode(raw).keys() <= _TELEMETRY)
             ts = event_time(event, message) if event.timestamp is not None else event_time(envelope, message)
@@ -323,6 +331,25 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
         batch.partly_dead += dead
     elif dead:
         batch.partly_dead += dead - 1
+
+
+def _bad_elements(payload: bytes, elements: list[Raw]) -> dict[int, Refused]:
+    """Whose fault it is that the payload of a batch was refused.
+
+    Raises:
+        Refused: that of none of them.
+    """
+    bad: dict[int, Refused] = {}
+    for index, raw in enumerate(elements):
+        try:
+            parse_payload(bytes(raw))
+        except Refused as why:
+            bad[index] = why
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            bad[index] = explain(error)
+    if not bad:
+        parse_payload(payload)
+    return bad
 
 
 def _usage_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
