@@ -15,6 +15,8 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow, dict_row
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from connectors.errors import SlateError
 from connectors.jetstream import TRANSFORM_VERSION, check_stream, connect, partition_filter, server_version
@@ -266,7 +268,11 @@ def check_redis(settings: Settings) -> Iterator[Check]:
     address = f"{settings.redis_host}:{settings.redis_port}"
     try:
         with redis.Redis(
-            settings.redis_host, settings.redis_port, socket_timeout=3, socket_connect_timeout=3
+            settings.redis_host,
+            settings.redis_port,
+            socket_timeout=3,
+            socket_connect_timeout=3,
+            retry=Retry(NoBackoff(), retries=0),
         ) as client:
             client.ping()
     except redis.RedisError as error:

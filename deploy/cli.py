@@ -1,20 +1,25 @@
 """The console script `slate`."""
 
+import logging
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 
 from connectors.errors import SlateError
 from connectors.settings import Settings
+from deploy import dead_letters
 from deploy.doctor import examine, show
 from deploy.migrate import migrate_all
 from deploy.up import Wishes
 from deploy.up import up as run_up
 from realtime.simulate_command import simulate
+
+_WIDTH_OF_LOGS = 200
+"""Columns of a table that goes to a file or a pipe, where 80 would fold it."""
 
 app = typer.Typer(
     name="slate",
@@ -25,14 +30,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("simulate")(simulate)
-with suppress(ImportError):
-    from deploy import dead_letters
-
-    app.add_typer(dead_letters.app, name="dead-letters", help="List, show and replay what was refused.")
+app.add_typer(dead_letters.app, name="dead-letters", help="List, show and replay what was refused.")
 
 
 @app.command()
 def up(
+    ctx: typer.Context,
     traffic: Annotated[bool, typer.Option("--traffic/--no-traffic", help="Publish sample traffic.")] = True,
     rate: Annotated[
         float, typer.Option(min=0.1, max=1e6, help="Simulated messages a second; not with --trace.")
@@ -55,6 +58,9 @@ def up(
     Servers whose SLATE_DB_HOST, NATS_URL or REDIS_HOST is set are used as they are; the others are started
     below SLATE_DIR (.slate), where their data is kept. Ctrl-C stops everything.
     """
+    rate_given = ctx.get_parameter_source("rate")
+    if trace is not None and rate_given is not None and rate_given.name != "DEFAULT":
+        raise typer.BadParameter("a trace has a pace of its own", param_hint="--rate")
     run_up(Wishes(traffic=traffic, rate=rate, trace=trace, seconds=seconds))
 
 
@@ -68,15 +74,26 @@ def migrate() -> None:
 @app.command()
 def doctor() -> None:
     """Check each thing that SPARK on SLATE needs, and say what to do; exit code 1 if something fails."""
+    _log_to_stderr(logging.CRITICAL)  # the table says it
     checks = examine()
-    show(checks, Console())
+    show(checks, Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_LOGS))
     if any(one.state == "fail" for one in checks):
         raise typer.Exit(1)
+
+
+def _log_to_stderr(least: int) -> None:
+    """Keep standard output for what a command has to say."""
+    structlog.configure(
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+    )
+    logging.getLogger("nats").setLevel(logging.CRITICAL)  # it reports what its callers report, with a stack trace
 
 
 def main() -> None:
     """Run a command: exit code 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     try:
+        _log_to_stderr(logging.WARNING)
         app()
     except SlateError as error:
         print(f"slate: {error}", file=sys.stderr)  # noqa: T201  # a command's last words

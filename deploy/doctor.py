@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 
 from rich.console import Console
 from rich.table import Table
@@ -18,8 +19,8 @@ from deploy.checks import (
     check_redis,
 )
 
-SECTION_TIMEOUT_S = 15.0
-"""A server that takes connections and then says nothing must not hold up the others."""
+TIMEOUT_S = 15.0
+"""A server that takes connections and then says nothing must not hold up the command."""
 
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _SECTIONS: tuple[tuple[str, Callable[[Settings], Iterator[Check]]], ...] = (
@@ -32,36 +33,48 @@ _SECTIONS: tuple[tuple[str, Callable[[Settings], Iterator[Check]]], ...] = (
 
 
 def examine() -> list[Check]:
-    """Do all checks, each kind for at most `SECTION_TIMEOUT_S`; never raises for what it finds."""
+    """Do all checks at once, for at most `TIMEOUT_S`; never raises for what it finds."""
     try:
         settings = Settings.load()
     except ConfigurationError as error:
         return [Check("settings", "fail", "not usable", str(error))]
+    deadline = monotonic() + TIMEOUT_S
+    examinations = [_Examination(name, section, settings) for name, section in _SECTIONS]
     found = [Check("settings", "ok", "readable")]
-    for name, section in _SECTIONS:
-        found += _within(SECTION_TIMEOUT_S, name, section, settings)
+    for one in examinations:
+        found += one.result(deadline)
     return found
 
 
-def _within(
-    seconds: float, name: str, section: Callable[[Settings], Iterator[Check]], settings: Settings
-) -> list[Check]:
-    found: list[Check] = []
+class _Examination:
+    """One kind of check, in a thread: a server may hang."""
 
-    def run() -> None:
+    def __init__(self, name: str, section: Callable[[Settings], Iterator[Check]], settings: Settings) -> None:
+        self._name = name
+        self._section = section
+        self._settings = settings
+        self._found: list[Check] = []
+        # a daemon: it may be stuck for ever, and must not keep the command from ending
+        self._thread = threading.Thread(target=self._run, name=f"doctor-{name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
         try:
-            found.extend(section(settings))
+            for one in self._section(self._settings):
+                self._found.append(one)
         except Exception as error:  # noqa: BLE001  # a doctor reports what he did not expect, too
-            found.append(Check(name, "fail", f"{type(error).__name__}: {error}", "this is not expected: report it"))
+            unknown = f"{type(error).__name__}: {error}"
+            self._found.append(Check(self._name, "fail", unknown, "this is not expected: report it"))
 
-    # a daemon: it may be stuck for ever, and must not keep the command from ending
-    thread = threading.Thread(target=run, name=f"doctor-{name}", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        silent = Check(name, "fail", f"no answer within {seconds:g} s", "it is overloaded or hangs: see its log")
-        return [*found, silent]
-    return found
+    def result(self, deadline: float) -> list[Check]:
+        """Return what was found until the deadline."""
+        self._thread.join(max(0.0, deadline - monotonic()))
+        found = list(self._found)
+        if self._thread.is_alive():
+            found.append(
+                Check(self._name, "fail", f"no answer within {TIMEOUT_S:g} s", "it is overloaded or hangs: see its log")
+            )
+        return found
 
 
 def show(checks: list[Check], console: Console) -> None:

@@ -124,7 +124,8 @@ class LocalStack:
         """Return the user's settings completed by our servers."""
         environment = _environment(servers)
         fields = {name: environment[one] for name, one in variables().items() if one in environment}
-        return Settings.load(local=False, **fields, dir=self.directory)
+        given = {name: self._set(name) for name in self.named.model_fields_set}
+        return Settings.load(local=False, **(given | fields | {"dir": self.directory}))
 
     @contextmanager
     def announced(self, servers: list[Server], metrics_port: int) -> Iterator[None]:

@@ -50,7 +50,8 @@ def spawn(
     Raises:
         ConfigurationError: the program does not exist.
     """
-    program = shutil.which(command[0])
+    # not `which` for a path: it asks access(2), which does not know of capabilities
+    program = command[0] if Path(command[0]).is_file() else shutil.which(command[0])
     if program is None:
         raise ConfigurationError(f"{command[0]} is missing or not executable: run `make install`")
     options = {"parent": os.getpid(), "signal": int(death_signal), "uid": uid, "traverse": traverse}

@@ -19,6 +19,8 @@ from typing import Any
 import psycopg
 import redis
 from psycopg import sql
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from connectors.errors import ConfigurationError, ConnectionFailedError
 from deploy.embedded import HOST, Server, plain_environment
@@ -276,7 +278,9 @@ class ValkeyServer(Server):
 
     def _answers(self) -> bool:
         try:
-            with redis.Redis(HOST, self.port, password=self._password, socket_timeout=5) as client:
+            with redis.Redis(
+                HOST, self.port, password=self._password, socket_timeout=5, retry=Retry(NoBackoff(), retries=0)
+            ) as client:
                 return bool(client.info("server")["process_id"] == self.pid)
         except redis.RedisError:
             return False

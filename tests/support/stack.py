@@ -72,6 +72,8 @@ class Stack:
 
     def _create(self, database: str, template: str) -> None:
         if template == _TEMPLATE and not self._template_made:
+            # it is there when migrating it failed for an earlier test
+            self._administer(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(_TEMPLATE)))
             self._create(_TEMPLATE, "template1")
             migrate(self._settings(db_name=_TEMPLATE))
             self._template_made = True
