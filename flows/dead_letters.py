@@ -204,7 +204,7 @@ def _element(letter: Letter, identity: str) -> tuple[str, bytes, str]:
     assert letter.element is not None  # noqa: S101 - the caller asked
     try:
         envelope = msgspec.json.decode(letter.payload, type=dict[str, msgspec.Raw])
-        raw = msgspec.json.decode(envelope["events"], type=list[msgspec.Raw])[letter.element]
+        raw = msgspec.json.decode(envelope["events"], type=list[msgspec.Raw])[0]  # the letter keeps no other
         if "eventId" in envelope:
             identity = msgspec.json.decode(envelope["eventId"], type=str)
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])

@@ -92,7 +92,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     `stage` is where it failed: `decode` (not JSON), `subject`, `validate` (the contract), `store` (PostgreSQL
     refused it) or `publisher` (it came on `spark.dlq`). `code` is the kind of fault, one of few. `element` is its
-    index when one element of a batch failed.
+    index when one element of a batch failed; `message` then holds that element only.
     """
 
     message: NatsSourceMessage

@@ -307,6 +307,7 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
         raise Refused("validate", "empty", "the batch is empty", "$.events")
     identity = _identity(envelope, message)
     bad = {} if batch.fields else _bad_elements(message.payload, envelope.events)
+    alone: dict[str, Raw] | None = None
     stored = False
     dead = len(batch.dead)
     for index, raw in enumerate(envelope.events):
@@ -317,7 +318,10 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
             data = _telemetry_data(event, raw, _fields.decode(raw).keys() <= _TELEMETRY)
             ts = event_time(event, message) if event.timestamp is not None else event_time(envelope, message)
         except (Refused, msgspec.DecodeError) as error:
-            batch.refuse(message, error, element=index)
+            if alone is None:
+                fields = _fields.decode(message.payload)
+                alone = {name: value for name, value in fields.items() if name in _ENVELOPE}
+            batch.refuse(_batch_of_one(message, alone, raw), error, element=index)
             continue
         key, new = batch.claim(event.event_id or (identity and f"{identity}:{index}"))
         if new:
@@ -331,6 +335,12 @@ def _telemetry_elements(batch: _Batch, route: Route, message: NatsSourceMessage)
         batch.partly_dead += dead
     elif dead:
         batch.partly_dead += dead - 1
+
+
+def _batch_of_one(message: NatsSourceMessage, envelope: dict[str, Raw], element: Raw) -> NatsSourceMessage:
+    """The message without its other elements: with them, a batch of bad ones would be kept as often as it has any."""
+    payload = _encode(envelope | {"events": [element]})
+    return NatsSourceMessage(message.subject, payload, message.sequence, message.stored_at, message.headers)
 
 
 def _bad_elements(payload: bytes, elements: list[Raw]) -> dict[int, Refused]:
