@@ -209,6 +209,8 @@ def _element(letter: Letter, identity: str) -> tuple[str, bytes, str]:
             identity = msgspec.json.decode(envelope["eventId"], type=str)
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         own = msgspec.json.decode(fields["sessionId"], type=str) if "sessionId" in fields else None
+        if bytes(fields.get("timestamp", msgspec.Raw(b"null"))) == b"null" and "timestamp" in envelope:
+            raw = msgspec.Raw(msgspec.json.encode(fields | {"timestamp": envelope["timestamp"]}))
     except (msgspec.DecodeError, KeyError, IndexError, UnicodeDecodeError, RecursionError):
         raise Refused("decode", "not_object", "the element is not an object that could be telemetry") from None
     session = own if own and re.fullmatch(r"[^\s.*>]+", own) else letter.subject.rpartition(".")[2]
