@@ -153,11 +153,10 @@ class _PostgresSinkPartition(StatelessSinkPartition[Outcomes]):
         try:
             while group := self._next_group():
                 with metrics.BATCH_SECONDS.time():
-                    self._writer.write(group)
+                    letters = self._writer.write(group)
                 metrics.BATCH_MESSAGES.observe(sum(len(outcomes.batch.messages) for outcomes in group))
-                for outcomes in group:
-                    for letter in outcomes.dead:
-                        self._on_dead_letter(outcomes.batch.partition, letter)
+                for partition, letter in letters:
+                    self._on_dead_letter(partition, letter)
         except BaseException as error:  # noqa: BLE001 - the dataflow's thread must hear of it, whatever it is
             if isinstance(error, SlateError):
                 _log.error("writer stopped", error=str(error))

@@ -45,6 +45,8 @@ _DRAIN_S: Final = 15.0
 _log = structlog.get_logger(__name__)
 
 Statement = tuple[str, dict[str, Any]]
+Stored = tuple[int, DeadLetter]
+"""A dead letter and its partition."""
 
 
 def open_connection(settings: Settings, application: str) -> psycopg.Connection[tuple[Any, ...]]:
@@ -99,8 +101,8 @@ class Writer:
         self._known_days: set[int] = set()
         self._expect_duplicates = False
 
-    def write(self, group: list[Outcomes]) -> None:
-        """Return when the group is stored. Batches of one partition must be consecutive.
+    def write(self, group: list[Outcomes]) -> list[Stored]:
+        """Return when the group is stored, with its dead letters. Batches of one partition must be consecutive.
 
         Raises:
             FencedError: another worker writes one of the partitions.
@@ -116,7 +118,7 @@ class Writer:
                     uncertain = False
                 if group:
                     self._store(group)
-                return
+                return [(outcomes.batch.partition, letter) for outcomes in group for letter in outcomes.dead]
             except psycopg.Error as error:
                 fault = classify(error)
                 reason = error.sqlstate or type(error).__name__
@@ -131,8 +133,7 @@ class Writer:
                         self._known_days.clear()
                         fresh_days = True
                     case Fault.DATA:
-                        self._halve(group, error)
-                        return
+                        return self._halve(group, error)
                     case _:
                         metrics.RETRIES.labels(reason=reason).inc()
                         self._wait(delay, fault, error)
@@ -223,19 +224,17 @@ class Writer:
             ensure_month(connection, month)
             self._known_days.add(day)
 
-    def _halve(self, group: list[Outcomes], error: psycopg.Error) -> None:
+    def _halve(self, group: list[Outcomes], error: psycopg.Error) -> list[Stored]:
         if len(group) > 1:
+            # A duplicate in one batch may be that of an event which becomes a dead letter in another: look anew.
+            group = [self._rebuild(outcomes.batch) for outcomes in group]
             middle = len(group) // 2
-            self.write(group[:middle])
-            self.write(group[middle:])
-            return
+            return self.write(group[:middle]) + self.write(group[middle:])
         batch = group[0].batch
         if len(batch.messages) > 1:
-            for part in batch.split():
-                self.write([self._rebuild(part)])
-            return
+            return [letter for part in batch.split() for letter in self.write([self._rebuild(part)])]
         reason = error.diag.message_primary or type(error).__name__
-        self.write([self._give_up(batch, error.sqlstate or "data", reason)])
+        return self.write([self._give_up(batch, error.sqlstate or "data", reason)])
 
     def _unwritten(self, group: list[Outcomes]) -> list[Outcomes]:
         """What of the group is not stored: all of it, or nothing when only the answer to its commit was lost."""
