@@ -14,7 +14,8 @@ import os
 import sys
 
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 4
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAP_DAC_OVERRIDE = 1  # not DAC_READ_SEARCH, which would do: a container's root does not have that one
@@ -42,7 +43,8 @@ def become(uid: int, *, traverse: bool) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     if traverse:
-        _prctl(PR_SET_KEEPCAPS, 1)
+        # else access(2), with which PostgreSQL looks for its programs, would not count the capability
+        _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setresuid(uid, uid, uid)
     if traverse:
         _set_capability(CAP_DAC_OVERRIDE)

