@@ -54,8 +54,11 @@ def become(uid: int, *, traverse: bool) -> None:
 def main() -> None:
     """Set up this process and replace it by the program."""
     options, command = json.loads(sys.argv[1]), sys.argv[2:]
-    if options.get("uid") is not None:
-        become(options["uid"], traverse=options["traverse"])
+    if options["uid"] is not None:
+        try:
+            become(options["uid"], traverse=options["traverse"])
+        except OSError as error:
+            sys.exit(f"this root may not become another user ({error}): run as an ordinary user instead")
     _prctl(PR_SET_PDEATHSIG, options["signal"])  # last: a change of user clears it
     if os.getppid() != options["parent"]:
         sys.exit("the parent died before its child could start")

@@ -53,14 +53,14 @@ class Sampler:
 
     def _sample(self) -> None:
         problem = ""
-        if time.monotonic() >= self._next_count:
-            began = time.monotonic()
+        began = time.monotonic()
+        if began >= self._next_count:
             try:
                 self._collector.counted(self._count())
+                self._next_count = began + (time.monotonic() - began) / _COUNT_SHARE
             except psycopg.Error as error:
                 self._disconnect()
                 problem = f"PostgreSQL cannot be read: {str(error).splitlines()[0]}"
-            self._next_count = began + (time.monotonic() - began) / _COUNT_SHARE
         scrapes = {port: scrape(port) for port in self._ports}
         silent = [str(port) for port, one in scrapes.items() if one is None]
         if silent:

@@ -63,6 +63,9 @@ def up(wishes: Wishes) -> None:
                 _start_workers(stack, supervisor, settings, ports, console)
                 if wishes.traffic:
                     _start_traffic(stack, supervisor, settings, wishes, console)
+                _say(
+                    console, "Other terminals find this stack from here: try `slate doctor`, `slate dead-letters list`"
+                )
                 sampler = opened.enter_context(Sampler(settings, list(ports.values())))
                 view = opened.enter_context(_view(console, stack))
                 deadline = monotonic() + wishes.seconds if wishes.seconds is not None else float("inf")

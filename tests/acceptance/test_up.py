@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -74,6 +75,22 @@ def test_what_is_killed_is_reported_and_comes_back(tmp_path: Path, part: str) ->
         rows_arrive(up, up.stored())
         up.send(signal.SIGINT)
         assert up.wait() == 0
+    nothing_runs(tmp_path)
+
+
+def test_a_second_ctrl_c_waits_for_nobody(tmp_path: Path) -> None:
+    with Up(tmp_path) as up:
+        up.says(STARTED)
+        rows_arrive(up)
+        os.kill(up.pid_of("flows.ingest"), signal.SIGSTOP)  # it will not drain
+        up.send(signal.SIGINT)
+        up.says("Stopping ingest")
+        # one that follows at once is the same wish, told by another sender
+        first = time.monotonic()
+        eventually(lambda: time.monotonic() - first > 1.1)
+        up.send(signal.SIGINT)
+        assert up.wait(10) == 0
+        assert "Killing what still runs" in up.output
     nothing_runs(tmp_path)
 
 
