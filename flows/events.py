@@ -244,7 +244,6 @@ _FOUR: Final = {
 _FIVE: Final = {"preview": Kind.PREVIEW, "runtime": Kind.RUNTIME, "build": Kind.BUILD}
 
 
-@lru_cache(maxsize=65_536)
 def parse_subject(subject: str) -> Route:
     """Read kind, session, engine and step off a subject.
 

@@ -6,6 +6,7 @@ cannot say, and appends row tuples in the column order of `flows.rows`.
 
 from collections.abc import Callable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -80,17 +81,15 @@ def validate(source: NatsBatch) -> Outcomes:
     for index, message in enumerate(source.messages):
         batch.index = index
         try:
-            route = parse_subject(message.subject)
-            if route.kind is Kind.DLQ:
-                batch.keep(_undeliverable(message))
-                continue
-            try:
-                batch.fields = parse_payload(message.payload)
-            except Refused as why:
-                if route.kind is not Kind.TELEMETRY_BATCH or why.stage == "decode":
-                    raise
-                batch.fields = {}
-            _HANDLERS[route.kind](batch, route, message)
+            route, handle = _dispatch(message.subject)
+            if handle is not _undeliverable:
+                try:
+                    batch.fields = parse_payload(message.payload)
+                except Refused as why:
+                    if handle is not _telemetry_elements or why.stage == "decode":
+                        raise
+                    batch.fields = {}
+            handle(batch, route, message)
         except Exception as error:  # noqa: BLE001 - whatever a payload provokes hurts that message only
             batch.refuse(message, error)
     read = len(source.messages)
@@ -162,6 +161,15 @@ class _Batch:
             self.rows[table] = [row]
 
 
+_Handler = Callable[[_Batch, Route, NatsSourceMessage], None]
+
+
+@lru_cache(maxsize=65_536)
+def _dispatch(subject: str) -> tuple[Route, _Handler]:
+    route = parse_subject(subject)
+    return route, _HANDLERS[route.kind]
+
+
 def _identity(event: Envelope, message: NatsSourceMessage) -> str | None:
     return event.event_id or jetstream_identity(message)
 
@@ -184,14 +192,14 @@ def _check_owner(event: Envelope) -> None:
         user_uuid(event.project_id, "$.projectId")
 
 
-def _undeliverable(message: NatsSourceMessage) -> DeadLetter:
+def _undeliverable(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     """What came on `spark.dlq`, kept as it is; its own `error` is the reason where it has one."""
     reason = "a publisher could not deliver it"
     try:
         told = text_of(_fields.decode(message.payload).get("error", Raw()))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         told = None
-    return DeadLetter(message, "publisher", "publisher", f"{reason}: {told[:500]}" if told else reason)
+    batch.keep(DeadLetter(message, "publisher", "publisher", f"{reason}: {told[:500]}" if told else reason))
 
 
 def _event_row(
@@ -210,7 +218,8 @@ def _event_row(
 
 def _session_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Session = _session.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     connected = route.kind is Kind.CONNECTED
     type_ = "connected" if connected else "disconnected"
     if event.type is not None and event.type != type_:
@@ -230,7 +239,8 @@ def _session_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> N
 
 def _call(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: FunctionCall = _function_call.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     status = event.status
     error = text_of(event.error)
     output = given(event.output)
@@ -289,7 +299,8 @@ def _telemetry_data(event: Telemetry, payload: bytes | Raw, known: bool) -> byte
 
 def _telemetry_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Telemetry = _telemetry.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     data = _telemetry_data(event, message.payload, batch.fields.keys() <= _TELEMETRY)
     ts = event_time(event, message)
     key, new = batch.claim(_identity(event, message))
@@ -364,7 +375,8 @@ def _bad_elements(payload: bytes, elements: list[Raw]) -> dict[int, Refused]:
 
 def _usage_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Usage = _usage.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     _check_owner(event)
     if isinstance(batch.fields.get("costEstimate"), str):  # a Decimal may be one, the contract's number not
         raise Refused("validate", "wrong_type", "Expected number, got str", "$.costEstimate")
@@ -398,7 +410,8 @@ def _usage_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> Non
 
 def _preview_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Preview = _preview.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     _check_owner(event)
     status: str | None = event.status
     if status is None:
@@ -425,7 +438,8 @@ def _preview_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> N
 
 def _runtime_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Runtime = _runtime.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     ts = event_time(event, message)
     row = _event_row(event.type, event, ts, route, event.payload, message)
     key, new = batch.claim(_identity(event, message))
@@ -439,7 +453,8 @@ def _runtime_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> N
 
 def _build_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
     event: Build = _build.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     type_ = f"build_{route.step}"
     if event.type is not None and event.type != type_:
         raise Refused(
@@ -464,7 +479,8 @@ def _plain_event(batch: _Batch, route: Route, message: NatsSourceMessage) -> Non
     """Delta, error and any other event: a row of `spark_events` and nothing else."""
     decoder, implied = _PLAIN[route.kind]
     event: Delta | ConnectionFailure | Other = decoder.decode(message.payload)
-    _check_session(event, route)
+    if event.session_id != route.session_id:
+        _check_session(event, route)
     if isinstance(event, Delta) and json_object(event.delta, "$.delta") is None:
         raise Refused("validate", "wrong_type", "Expected object, got null", "$.delta")
     ts = event_time(event, message)
@@ -480,7 +496,8 @@ _PLAIN: Final[dict[Kind, tuple[msgspec.json.Decoder[Any], str]]] = {
     Kind.ERROR: (msgspec.json.Decoder(ConnectionFailure), "connection_error"),
     Kind.OTHER: (msgspec.json.Decoder(Other), ""),
 }
-_HANDLERS: Final[dict[Kind, Callable[[_Batch, Route, NatsSourceMessage], None]]] = {
+_HANDLERS: Final[dict[Kind, _Handler]] = {
+    Kind.DLQ: _undeliverable,
     Kind.CONNECTED: _session_event,
     Kind.DISCONNECTED: _session_event,
     Kind.FUNCTION_CALL: _call,

@@ -70,7 +70,8 @@ class Traffic:
                 await publisher.publish(event.subject, event.payload, msg_id=event.msg_id)
 
 
-async def _last_sequence(settings: Settings) -> int:
+async def last_sequence(settings: Settings) -> int:
+    """The sequence of the newest message in the stream."""
     client = await connect(settings, "test-oracle")
     try:
         info = await client.jetstream().stream_info(settings.stream)
@@ -83,7 +84,7 @@ def assert_drained_exactly_once(
     connection: psycopg.Connection, settings: Settings, events: list[SimulatedEvent], timeout: float = 60.0
 ) -> None:
     """Wait until the stream is read whole; then every table equals the oracle and the ledger balances."""
-    last = asyncio.run(_last_sequence(settings))
+    last = asyncio.run(last_sequence(settings))
 
     def account() -> tuple[int, int, int, int]:
         row = connection.execute(
