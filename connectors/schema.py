@@ -1,67 +1,83 @@
-"""Applies the migrations in `sql/migrations/`, in order, each once, with yoyo (its bookkeeping is in `slate`)."""
+"""Applies the migrations in `sql/migrations/`, in order, each once, with yoyo (its bookkeeping is in `slate`).
+
+All that a database lacks is applied in one transaction, with the record of it: whatever fails or is killed, all of
+it is there or nothing.
+"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.resources import as_file, files
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import psycopg
-from yoyo import get_backend, read_migrations
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from yoyo import internalmigrations, read_migrations
+from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
+from yoyo.connections import parse_uri
+from yoyo.migrations import default_migration_table
 
-from connectors.errors import ConnectionFailedError, SchemaError
+from connectors.errors import ConnectionFailedError, SchemaError, SlateError
 from connectors.settings import Settings
 from connectors.sql import read
+from connectors.writer import open_connection
 
 
 def migrate(settings: Settings) -> list[str]:
     """Bring the database to this version's schema; returns the names of the migrations that it lacked.
 
-    Several may run at once: one works, the others wait and find nothing to do.
+    Several may run at once: one works, the others wait and find nothing to do. The partitions of the coming months
+    are made as well.
 
     Raises:
         ConfigurationError: no PostgreSQL is set.
         ConnectionFailedError: it cannot be reached.
-        SchemaError: a migration failed; none of its statements is applied.
+        SchemaError: a migration failed, or the role may not change the schema; nothing is applied.
     """
     try:
-        with (
-            psycopg.connect(**settings.dsn(application_name="slate-migrate"), autocommit=True) as connection,  # type: ignore[arg-type]
-            connection.transaction(),
-        ):
-            connection.execute("SELECT pg_advisory_xact_lock(hashtext('slate.migrate'))")
-            with psycopg.connect(**settings.dsn(application_name="slate-migrate"), autocommit=True) as worker:  # type: ignore[arg-type]
-                worker.execute("CREATE SCHEMA IF NOT EXISTS slate")
-            applied = _apply(settings)
-        with psycopg.connect(**settings.dsn(application_name="slate-migrate"), autocommit=True) as connection:  # type: ignore[arg-type]
+        with open_connection(settings, "slate-migrate") as connection:
+            with connection.transaction():
+                connection.execute(read("maintenance/begin_migration.sql"))
+                applied = _apply(connection)
             connection.execute(read("maintenance/months_ahead.sql"))
-        return applied
-    except psycopg.OperationalError as error:
-        raise ConnectionFailedError(
-            f"PostgreSQL: {str(error).strip()}; check SLATE_DB_HOST, SLATE_DB_USER and that the server runs"
-        ) from None
+            return applied
     except psycopg.Error as error:
-        raise SchemaError(
-            f"the schema could not be changed: {str(error).strip()}; check the role's permissions"
-        ) from None
+        raise _explained(error, settings) from None
 
 
 def pending(settings: Settings) -> list[str]:
     """Names of the migrations that the database lacks.
 
     Raises:
-        ConnectionFailedError: PostgreSQL cannot be reached.
+        ConfigurationError: no PostgreSQL is set.
+        ConnectionFailedError: it cannot be reached.
+        SchemaError: the role may not see what is applied.
     """
+    applied: set[str] = set()
+    dsn = make_conninfo("", **settings.dsn(application_name="slate-pending"))
     try:
-        with psycopg.connect(**settings.dsn(application_name="slate-doctor"), autocommit=True) as connection:  # type: ignore[arg-type]
-            found = connection.execute("SELECT to_regclass('slate._yoyo_migration') IS NOT NULL").fetchone()
-            applied: set[str] = set()
-            if found and found[0]:
-                applied = {row[0] for row in connection.execute("SELECT migration_id FROM slate._yoyo_migration")}
-    except psycopg.OperationalError as error:
-        raise ConnectionFailedError(f"PostgreSQL: {str(error).strip()}; check SLATE_DB_HOST") from None
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            applied.update(name for (name,) in connection.execute(read("maintenance/applied.sql")))
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        pass  # nothing was ever applied
+    except psycopg.Error as error:
+        raise _explained(error, settings) from None
     with _migrations() as migrations:
         return [one.id for one in migrations if one.id not in applied]
+
+
+def _explained(error: psycopg.Error, settings: Settings) -> SlateError:
+    text = str(error).strip()
+    if isinstance(error, psycopg.OperationalError):
+        return ConnectionFailedError(f"PostgreSQL: {text}; check SLATE_DB_HOST, SLATE_DB_USER and that the server runs")
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        role, database = sql.Identifier(settings.db_user).as_string(), sql.Identifier(settings.db_name).as_string()
+        return SchemaError(
+            f"the role {role} may not see or change the schema: {text}; as an administrator of the database: "
+            f"GRANT CREATE ON DATABASE {database} TO {role}; GRANT USAGE, CREATE ON SCHEMA public TO {role}; "
+            "what another role has made already must be given to this one"
+        )
+    return SchemaError(f"the schema is unchanged: {text}; remove what is in the way, and run `slate migrate` again")
 
 
 @contextmanager
@@ -70,16 +86,40 @@ def _migrations() -> Iterator[Any]:
         yield read_migrations(str(directory))
 
 
-def _apply(settings: Settings) -> list[str]:
-    dsn = settings.dsn()
-    user, password = quote(str(dsn["user"]), safe=""), quote(str(dsn.get("password", "")), safe="")
-    # The host goes as an argument: it may be a list of hosts or the directory of a socket.
-    where = urlencode({"schema": "slate", "host": dsn["host"], "port": dsn["port"]})
-    backend = get_backend(f"postgresql+psycopg://{user}:{password}@/{quote(str(dsn['dbname']), safe='')}?{where}")
-    try:
-        with _migrations() as migrations:
-            missing = backend.to_apply(migrations)
-            backend.apply_migrations(missing)
-            return [one.id for one in missing]
-    finally:
-        backend.connection.close()
+def _apply(connection: psycopg.Connection[Any]) -> list[str]:
+    backend = _InOneTransaction(connection)
+    with _migrations() as migrations:
+        missing = backend.to_apply(migrations)
+        backend.apply_migrations(missing)
+        return [one.id for one in missing]
+
+
+class _InOneTransaction(PostgresqlPsycopgBackend):  # type: ignore[misc] # yoyo has no types
+    """Yoyo inside a transaction and under a lock that are ours.
+
+    By itself it commits a migration before it records it, and its lock is a row that stays when it is killed: after
+    either, no later run succeeds. Its session-wide search path would not hold behind a pooler.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._ours = connection
+        super().__init__(parse_uri("postgresql+psycopg:"), default_migration_table)
+
+    def connect(self, dburi: object) -> psycopg.Connection[Any]:
+        return self._ours
+
+    def copy(self) -> AbstractContextManager["_InOneTransaction"]:
+        return nullcontext(self)
+
+    def transaction(self, rollback_on_exit: bool = False) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def disable_transactions(self) -> AbstractContextManager[None]:
+        raise SchemaError("a migration with `transactional: false` cannot run in the transaction of the others")
+
+    def ensure_internal_schema_updated(self) -> None:
+        if internalmigrations.needs_upgrading(self):
+            internalmigrations.upgrade(self)
+
+    def log_migration(self, migration: Any, operation: str) -> None:
+        """Write no log: it repeats the record, and wants a user's name, which not every container has."""

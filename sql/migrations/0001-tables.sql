@@ -1,6 +1,5 @@
--- The tables of the wire contract. `slate` holds what this project needs beside them.
-CREATE SCHEMA IF NOT EXISTS slate;
-
+-- The tables of the wire contract. `slate`, which is there before any migration, holds what this project needs beside
+-- them.
 CREATE TABLE public.spark_sessions (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     session_id text NOT NULL UNIQUE,
@@ -30,7 +29,7 @@ CREATE TABLE public.spark_events (
     payload jsonb NOT NULL,
     PRIMARY KEY (id, ts)
 ) PARTITION BY RANGE (ts);
-CREATE INDEX spark_events_ts ON public.spark_events (ts);
+CREATE INDEX spark_events_ts_type ON public.spark_events (ts, type);
 
 CREATE SEQUENCE slate.function_call_row_id AS bigint CACHE 100;
 CREATE TABLE public.spark_function_calls (

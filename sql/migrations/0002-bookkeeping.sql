@@ -3,7 +3,7 @@
 -- Identities of stored events: what makes "the same id is stored once" true over all tables and all time.
 CREATE TABLE slate.event_ids (
     id uuid PRIMARY KEY,
-    day date NOT NULL DEFAULT CURRENT_DATE
+    day date NOT NULL DEFAULT current_date
 );
 
 -- How far each partition is written. A worker resumes from `seq`, which moves in the transaction that stores the rows.
@@ -78,13 +78,13 @@ CREATE INDEX dead_letters_received_at ON slate.dead_letters (received_at);
 -- Move partitions on, in the transaction that stores what was read.
 CREATE FUNCTION slate.advance(
     the_stream text,
-    partitions integer [],
-    afters bigint [],
-    positions bigint [],
-    reads bigint [],
-    storeds bigint [],
-    duplicates bigint [],
-    deads bigint [],
+    partitions integer[],
+    afters bigint[],
+    positions bigint[],
+    reads bigint[],
+    storeds bigint[],
+    duplicates bigint[],
+    deads bigint[],
     the_owner text
 ) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 DECLARE
@@ -108,32 +108,36 @@ BEGIN
 END
 $$;
 
--- Make the partition of spark_events for a month. Readers and writers of other months go on meanwhile: attaching takes
--- ShareUpdateExclusive on the parent, where CREATE TABLE .. PARTITION OF would take AccessExclusive.
-CREATE FUNCTION slate.ensure_month(a_day date) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+-- Make the partition of spark_events for a month (UTC). Readers and writers of other months go on meanwhile: attaching
+-- takes ShareUpdateExclusive on the parent, where CREATE TABLE .. PARTITION OF would take AccessExclusive.
+CREATE FUNCTION slate.ensure_month(a_day date) RETURNS text LANGUAGE plpgsql
+SET search_path = pg_catalog SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
 DECLARE
-    month date := date_trunc('month', a_day)::date;
-    name text := 'spark_events_' || to_char(month, 'YYYY_MM');
+    month timestamptz := date_trunc('month', a_day::timestamptz);
+    name text := to_char(month, '"spark_events_"YYYY_MM');
 BEGIN
+    FOR turn IN 1..2 LOOP
+        IF pg_partition_root(to_regclass('public.' || name)) = 'public.spark_events'::regclass THEN
+            RETURN NULL;
+        END IF;
+        -- Somebody else may make it at this moment: look again when he is done. An advisory lock would not do, for it
+        -- leaves our catalogue caches as they were.
+        LOCK TABLE public.spark_events IN SHARE UPDATE EXCLUSIVE MODE;
+    END LOOP;
     IF to_regclass('public.' || name) IS NOT NULL THEN
-        RETURN NULL;
-    END IF;
-    PERFORM pg_advisory_xact_lock(hashtext('slate.ensure_month'));
-    IF to_regclass('public.' || name) IS NOT NULL THEN
-        RETURN NULL;
+        RAISE EXCEPTION '% is detached from spark_events, so it takes no events: attach it again, or drop it', name
+            USING ERRCODE = 'check_violation';
     END IF;
     EXECUTE format(
-        'CREATE TABLE public.%I (LIKE public.spark_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)',
+        'CREATE TABLE public.%I ('
+        'LIKE public.spark_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMMENTS)',
         name
     );
     EXECUTE format(
         'ALTER TABLE public.spark_events ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
-        name, month || ' 00:00:00+00', (month + interval '1 month')::date || ' 00:00:00+00'
+        name, month, month + interval '1 month'
     );
-    EXECUTE format(
-        'COMMENT ON TABLE public.%I IS %L',
-        name, 'Events of ' || to_char(month, 'YYYY-MM') || ' (UTC)'
-    );
+    EXECUTE format('COMMENT ON TABLE public.%I IS %L', name, to_char(month, '"Events of "YYYY-MM" (UTC)"'));
     RETURN name;
 END
 $$;
