@@ -16,7 +16,7 @@ SELECT
     replayed_at
 FROM slate.dead_letters
 WHERE
-    (%(ids)s::bigint [] IS NULL OR id = ANY(%(ids)s::bigint []))
+    (%(ids)s::bigint[] IS NULL OR id = any(%(ids)s::bigint[]))
     AND (%(stage)s::text IS NULL OR stage = %(stage)s)
     AND (%(code)s::text IS NULL OR code = %(code)s)
     AND (%(reason)s::text IS NULL OR strpos(lower(reason), lower(%(reason)s)) > 0)

@@ -1,4 +1,4 @@
 -- Mark dead letters as replayed.
 UPDATE slate.dead_letters
 SET replayed_at = now()
-WHERE id = ANY(%(ids)s)
+WHERE id = any(%(ids)s)

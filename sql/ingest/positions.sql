@@ -4,4 +4,4 @@ SELECT
     seq,
     owner
 FROM slate.progress
-WHERE stream = %(stream)s AND partition = ANY(%(partitions)s)
+WHERE stream = %(stream)s AND partition = any(%(partitions)s)

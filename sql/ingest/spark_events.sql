@@ -8,6 +8,6 @@ SELECT
     project_id,
     payload::jsonb
 FROM unnest(
-    %(session_id)b::text [], %(type)b::text [], %(ts)b::timestamptz [],
-    %(user_id)b::uuid [], %(project_id)b::uuid [], %(payload)b::text []
+    %(session_id)b::text[], %(type)b::text[], %(ts)b::timestamptz[],
+    %(user_id)b::uuid[], %(project_id)b::uuid[], %(payload)b::text[]
 ) AS new (session_id, type, ts, user_id, project_id, payload)

@@ -7,6 +7,6 @@ SELECT
     prompt,
     created_at
 FROM unnest(
-    %(session_id)b::text [], %(script_name)b::text [], %(script_content)b::text [], %(prompt)b::text [],
-    %(created_at)b::timestamptz []
+    %(session_id)b::text[], %(script_name)b::text[], %(script_content)b::text[], %(prompt)b::text[],
+    %(created_at)b::timestamptz[]
 ) AS new (session_id, script_name, script_content, prompt, created_at)

@@ -6,5 +6,5 @@ SELECT
     ts,
     data::jsonb
 FROM unnest(
-    %(session_id)b::text [], %(kind)b::text [], %(ts)b::timestamptz [], %(data)b::text []
+    %(session_id)b::text[], %(kind)b::text[], %(ts)b::timestamptz[], %(data)b::text[]
 ) AS new (session_id, kind, ts, data)
