@@ -73,7 +73,7 @@ def parse_payload(payload: bytes) -> dict[str, object]:
         value = _json.decode(payload)
     except ValidationError as error:
         reason, _, path = str(error).partition(_AT)
-        reason = reason.replace("Integer value out of range", "Integer value out of range: outside that of a double")
+        reason = reason.replace("Integer value out of range", "a number is outside the range of a double")
         raise Refused("validate", "out_of_range", reason, path.rstrip("`").replace("[...]", ".*")) from None
     if type(value) is not dict:
         raise Refused("decode", "not_object", f"not a JSON object but {_kind_of(value)}")
@@ -97,7 +97,7 @@ def _check_number(text: str) -> float:
     """Refuse a number that jsonb, or a reader whose numbers are doubles, cannot hold. Its value is not needed."""
     if len(text) > _PLAIN_DIGITS or "e" in text or "E" in text:
         if isinf(float(text)):
-            raise ValueError("Number out of range: outside that of a double")
+            raise ValueError("a number is outside the range of a double")
         digits, _, exponent = text.lower().partition("e")
         if len(digits.partition(".")[2]) - int(exponent or 0) > MAX_SCALE:
             raise ValueError(f"a number has more than {MAX_SCALE:,} decimal places")
