@@ -1,0 +1,685 @@
+-- The schema that the migrations make, for reading. `make schema` writes it, and a test compares.
+
+CREATE SCHEMA slate;
+
+COMMENT ON SCHEMA slate IS 'What SPARK on SLATE keeps beside the tables of the wire contract';
+
+CREATE FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog'
+    AS $$
+DECLARE
+    moved integer;
+BEGIN
+    UPDATE slate.progress AS p SET
+        seq = n.position,
+        read = p.read + n.read,
+        stored = p.stored + n.stored,
+        duplicate = p.duplicate + n.duplicate,
+        dead_lettered = p.dead_lettered + n.dead,
+        owner = the_owner,
+        updated_at = clock_timestamp()
+    FROM unnest(partitions, afters, positions, reads, storeds, duplicates, deads)
+        AS n (partition, after, position, read, stored, duplicate, dead)
+    WHERE p.stream = the_stream AND p.partition = n.partition AND p.seq = n.after;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved <> cardinality(partitions) THEN
+        RAISE EXCEPTION 'another worker has moved a partition of stream % on', the_stream USING ERRCODE = 'SL001';
+    END IF;
+END
+$$;
+
+COMMENT ON FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) IS 'Moves partitions from where the caller left them, in the transaction that stores what was read; SL001 if another worker has moved one';
+
+CREATE FUNCTION slate.ensure_month(a_day date) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    AS $$
+DECLARE
+    month timestamptz := date_trunc('month', a_day::timestamptz);
+    name text := to_char(month, '"spark_events_"YYYY_MM');
+BEGIN
+    FOR turn IN 1..2 LOOP
+        IF pg_partition_root(to_regclass('public.' || name)) = 'public.spark_events'::regclass THEN
+            RETURN NULL;
+        END IF;
+        -- Somebody else may make it at this moment: look again when he is done. An advisory lock would not do, for it
+        -- leaves our catalogue caches as they were.
+        LOCK TABLE public.spark_events IN SHARE UPDATE EXCLUSIVE MODE;
+    END LOOP;
+    IF to_regclass('public.' || name) IS NOT NULL THEN
+        RAISE EXCEPTION '% is detached from spark_events, so it takes no events: attach it again, or drop it', name
+            USING ERRCODE = 'check_violation';
+    END IF;
+    EXECUTE format(
+        'CREATE TABLE public.%I ('
+        'LIKE public.spark_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMMENTS)',
+        name
+    );
+    EXECUTE format(
+        'ALTER TABLE public.spark_events ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+        name, month, month + interval '1 month'
+    );
+    EXECUTE format('COMMENT ON TABLE public.%I IS %L', name, to_char(month, '"Events of "YYYY-MM" (UTC)"'));
+    RETURN name;
+END
+$$;
+
+COMMENT ON FUNCTION slate.ensure_month(a_day date) IS 'Makes the partition of spark_events for the month of a day (UTC); its name, or NULL when it was there';
+
+CREATE TABLE public.spark_build_jobs (
+    id text NOT NULL,
+    session_id text NOT NULL,
+    build_target text,
+    status text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone NOT NULL,
+    status_at timestamp with time zone NOT NULL,
+    target_at timestamp with time zone,
+    CONSTRAINT spark_build_jobs_status_check CHECK ((status = ANY (ARRAY['queued'::text, 'building'::text, 'completed'::text, 'failed'::text])))
+);
+
+COMMENT ON TABLE public.spark_build_jobs IS 'Build jobs, one row each; a finished job stays finished, in whatever order its messages come';
+
+COMMENT ON COLUMN public.spark_build_jobs.id IS 'Identity of the job, as its publisher names it';
+
+COMMENT ON COLUMN public.spark_build_jobs.session_id IS 'Session that started it';
+
+COMMENT ON COLUMN public.spark_build_jobs.build_target IS 'What it builds for, if told';
+
+COMMENT ON COLUMN public.spark_build_jobs.status IS 'queued, building, completed or failed; a job that timed out has failed';
+
+COMMENT ON COLUMN public.spark_build_jobs.created_at IS 'Event time of its earliest message';
+
+COMMENT ON COLUMN public.spark_build_jobs.updated_at IS 'Event time of its latest message';
+
+COMMENT ON COLUMN public.spark_build_jobs.status_at IS 'Event time of the message that told status';
+
+COMMENT ON COLUMN public.spark_build_jobs.target_at IS 'Event time of the message that told build_target';
+
+CREATE TABLE public.spark_errors_daily (
+    day date NOT NULL,
+    name text NOT NULL,
+    success_count bigint DEFAULT 0 NOT NULL,
+    error_count bigint DEFAULT 0 NOT NULL,
+    error_rate numeric(6,3) DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE public.spark_errors_daily IS 'Outcomes of function calls by UTC day and function: counted from spark_function_calls';
+
+COMMENT ON COLUMN public.spark_errors_daily.day IS 'UTC date of spark_function_calls.ts';
+
+COMMENT ON COLUMN public.spark_errors_daily.name IS 'Function';
+
+COMMENT ON COLUMN public.spark_errors_daily.success_count IS 'Calls that succeeded';
+
+COMMENT ON COLUMN public.spark_errors_daily.error_count IS 'Calls that failed';
+
+COMMENT ON COLUMN public.spark_errors_daily.error_rate IS 'error_count / (success_count + error_count), 0 to 1';
+
+CREATE SEQUENCE slate.event_row_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 100;
+
+COMMENT ON SEQUENCE slate.event_row_id IS 'spark_events.id';
+
+CREATE TABLE public.spark_events (
+    id bigint DEFAULT nextval('slate.event_row_id'::regclass) NOT NULL,
+    session_id text NOT NULL,
+    type text NOT NULL,
+    ts timestamp with time zone NOT NULL,
+    user_id uuid,
+    project_id uuid,
+    payload jsonb NOT NULL
+)
+PARTITION BY RANGE (ts);
+
+COMMENT ON TABLE public.spark_events IS 'Everything that happened in sessions, one row an event, partitioned by month of event time (UTC)';
+
+COMMENT ON COLUMN public.spark_events.id IS 'Identity of the row, not in order of time';
+
+COMMENT ON COLUMN public.spark_events.session_id IS 'Session in which it happened';
+
+COMMENT ON COLUMN public.spark_events.type IS 'What happened, such as generate_unity_script.completed';
+
+COMMENT ON COLUMN public.spark_events.ts IS 'Event time';
+
+COMMENT ON COLUMN public.spark_events.user_id IS 'User, if told';
+
+COMMENT ON COLUMN public.spark_events.project_id IS 'Project, if told';
+
+COMMENT ON COLUMN public.spark_events.payload IS 'Payload of the event, else its fields that have no column';
+
+CREATE TABLE public.spark_events_daily (
+    day date NOT NULL,
+    type text NOT NULL,
+    event_count bigint DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE public.spark_events_daily IS 'Events by UTC day and type: counted from spark_events';
+
+COMMENT ON COLUMN public.spark_events_daily.day IS 'UTC date of spark_events.ts';
+
+COMMENT ON COLUMN public.spark_events_daily.type IS 'Type of event';
+
+COMMENT ON COLUMN public.spark_events_daily.event_count IS 'Events of that type that day';
+
+CREATE SEQUENCE slate.function_call_row_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 100;
+
+COMMENT ON SEQUENCE slate.function_call_row_id IS 'spark_function_calls.id';
+
+CREATE TABLE public.spark_function_calls (
+    id bigint DEFAULT nextval('slate.function_call_row_id'::regclass) NOT NULL,
+    session_id text NOT NULL,
+    call_id text NOT NULL,
+    name text NOT NULL,
+    ts timestamp with time zone NOT NULL,
+    duration_ms integer,
+    status text NOT NULL,
+    error text,
+    args jsonb,
+    output jsonb,
+    user_id uuid,
+    project_id uuid,
+    updated_at timestamp with time zone NOT NULL,
+    CONSTRAINT spark_function_calls_duration_ms_check CHECK ((duration_ms >= 0)),
+    CONSTRAINT spark_function_calls_status_check CHECK ((status = ANY (ARRAY['success'::text, 'failed'::text])))
+);
+
+COMMENT ON TABLE public.spark_function_calls IS 'Function calls of sessions, one row a call however often it is told: the first message by event time gives name, arguments and ts, the last one the outcome';
+
+COMMENT ON COLUMN public.spark_function_calls.id IS 'Identity of the row, not in order of time';
+
+COMMENT ON COLUMN public.spark_function_calls.session_id IS 'Session that called';
+
+COMMENT ON COLUMN public.spark_function_calls.call_id IS 'Identity of the call in its session; of the event where the older form of the message gives none';
+
+COMMENT ON COLUMN public.spark_function_calls.name IS 'Function';
+
+COMMENT ON COLUMN public.spark_function_calls.ts IS 'Event time of the first message about the call';
+
+COMMENT ON COLUMN public.spark_function_calls.duration_ms IS 'How long the call took, milliseconds';
+
+COMMENT ON COLUMN public.spark_function_calls.status IS 'success or failed';
+
+COMMENT ON COLUMN public.spark_function_calls.error IS 'Why it failed';
+
+COMMENT ON COLUMN public.spark_function_calls.args IS 'Arguments';
+
+COMMENT ON COLUMN public.spark_function_calls.output IS 'Result';
+
+COMMENT ON COLUMN public.spark_function_calls.user_id IS 'User, if told';
+
+COMMENT ON COLUMN public.spark_function_calls.project_id IS 'Project, if told';
+
+COMMENT ON COLUMN public.spark_function_calls.updated_at IS 'Event time of the last message about the call';
+
+CREATE SEQUENCE slate.script_row_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 100;
+
+COMMENT ON SEQUENCE slate.script_row_id IS 'spark_generated_scripts.id';
+
+CREATE TABLE public.spark_generated_scripts (
+    id bigint DEFAULT nextval('slate.script_row_id'::regclass) NOT NULL,
+    session_id text NOT NULL,
+    script_name text NOT NULL,
+    script_content text NOT NULL,
+    prompt text,
+    created_at timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.spark_generated_scripts IS 'Scripts that the assistant wrote, one row a version';
+
+COMMENT ON COLUMN public.spark_generated_scripts.id IS 'Identity of the row, not in order of time';
+
+COMMENT ON COLUMN public.spark_generated_scripts.session_id IS 'Session in which it was written';
+
+COMMENT ON COLUMN public.spark_generated_scripts.script_name IS 'Name of the script';
+
+COMMENT ON COLUMN public.spark_generated_scripts.script_content IS 'Its source code, whole';
+
+COMMENT ON COLUMN public.spark_generated_scripts.prompt IS 'What the user asked for, if told';
+
+COMMENT ON COLUMN public.spark_generated_scripts.created_at IS 'Event time';
+
+CREATE SEQUENCE slate.preview_row_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 100;
+
+COMMENT ON SEQUENCE slate.preview_row_id IS 'spark_previews.id';
+
+CREATE TABLE public.spark_previews (
+    id bigint DEFAULT nextval('slate.preview_row_id'::regclass) NOT NULL,
+    session_id text NOT NULL,
+    engine text NOT NULL,
+    ts timestamp with time zone NOT NULL,
+    status text NOT NULL,
+    frame_ref text,
+    meta jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT spark_previews_engine_check CHECK ((engine = ANY (ARRAY['unity'::text, 'godot'::text, 'pico8'::text, 'gamemaker'::text, 'rpgmaker'::text, 'construct'::text, 'renpy'::text]))),
+    CONSTRAINT spark_previews_status_check CHECK ((status = ANY (ARRAY['idle'::text, 'loading'::text, 'ready'::text, 'error'::text])))
+);
+
+COMMENT ON TABLE public.spark_previews IS 'Steps of previews, one row each';
+
+COMMENT ON COLUMN public.spark_previews.id IS 'Identity of the row, not in order of time';
+
+COMMENT ON COLUMN public.spark_previews.session_id IS 'Session that asked for the preview';
+
+COMMENT ON COLUMN public.spark_previews.engine IS 'Game engine: unity, godot, pico8, gamemaker, rpgmaker, construct or renpy';
+
+COMMENT ON COLUMN public.spark_previews.ts IS 'Event time';
+
+COMMENT ON COLUMN public.spark_previews.status IS 'idle, loading, ready or error';
+
+COMMENT ON COLUMN public.spark_previews.frame_ref IS 'Where the frame can be fetched, if there is one';
+
+COMMENT ON COLUMN public.spark_previews.meta IS 'Fields that have no column, such as format and error';
+
+CREATE TABLE public.spark_sessions (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    session_id text NOT NULL,
+    user_id uuid,
+    model text DEFAULT 'unknown'::text NOT NULL,
+    mode text DEFAULT 'hybrid'::text NOT NULL,
+    started_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    meta jsonb DEFAULT '{}'::jsonb NOT NULL,
+    connected_at timestamp with time zone,
+    disconnected_at timestamp with time zone,
+    user_at timestamp with time zone,
+    model_at timestamp with time zone,
+    mode_at timestamp with time zone,
+    meta_at timestamp with time zone,
+    CONSTRAINT spark_sessions_mode_check CHECK ((mode = ANY (ARRAY['creative'::text, 'deterministic'::text, 'hybrid'::text])))
+);
+
+COMMENT ON TABLE public.spark_sessions IS 'Sessions of the assistant, one row each, from spark.session.*; each fact is that of the latest message that told it';
+
+COMMENT ON COLUMN public.spark_sessions.id IS 'Identity of the row';
+
+COMMENT ON COLUMN public.spark_sessions.session_id IS 'Identity of the session, as its publisher names it';
+
+COMMENT ON COLUMN public.spark_sessions.user_id IS 'User, if told';
+
+COMMENT ON COLUMN public.spark_sessions.model IS 'Model that answers; unknown until told';
+
+COMMENT ON COLUMN public.spark_sessions.mode IS 'creative, deterministic or hybrid; hybrid until told';
+
+COMMENT ON COLUMN public.spark_sessions.started_at IS 'Event time of the earliest connection; NULL while only a disconnection has come';
+
+COMMENT ON COLUMN public.spark_sessions.ended_at IS 'Event time of the latest disconnection; NULL while the session is active, also after a reconnection';
+
+COMMENT ON COLUMN public.spark_sessions.meta IS 'Fields of the latest connection that have no column';
+
+COMMENT ON COLUMN public.spark_sessions.connected_at IS 'Event time of the latest connection';
+
+COMMENT ON COLUMN public.spark_sessions.disconnected_at IS 'Event time of the latest disconnection';
+
+COMMENT ON COLUMN public.spark_sessions.user_at IS 'Event time of the message that told user_id';
+
+COMMENT ON COLUMN public.spark_sessions.model_at IS 'Event time of the message that told model';
+
+COMMENT ON COLUMN public.spark_sessions.mode_at IS 'Event time of the message that told mode';
+
+COMMENT ON COLUMN public.spark_sessions.meta_at IS 'Event time of the message that told meta';
+
+CREATE SEQUENCE slate.telemetry_row_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 100;
+
+COMMENT ON SEQUENCE slate.telemetry_row_id IS 'spark_telemetry.id';
+
+CREATE TABLE public.spark_telemetry (
+    id bigint DEFAULT nextval('slate.telemetry_row_id'::regclass) NOT NULL,
+    session_id text NOT NULL,
+    kind text NOT NULL,
+    ts timestamp with time zone NOT NULL,
+    data jsonb NOT NULL
+);
+
+COMMENT ON TABLE public.spark_telemetry IS 'Measurements of clients, one row each, of single messages and of batches';
+
+COMMENT ON COLUMN public.spark_telemetry.id IS 'Identity of the row, not in order of time';
+
+COMMENT ON COLUMN public.spark_telemetry.session_id IS 'Session that was measured';
+
+COMMENT ON COLUMN public.spark_telemetry.kind IS 'What was measured';
+
+COMMENT ON COLUMN public.spark_telemetry.ts IS 'Event time';
+
+COMMENT ON COLUMN public.spark_telemetry.data IS 'The measurement, with the fields of its message that have no column';
+
+CREATE SEQUENCE slate.usage_row_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 100;
+
+COMMENT ON SEQUENCE slate.usage_row_id IS 'spark_usage.id';
+
+CREATE TABLE public.spark_usage (
+    id bigint DEFAULT nextval('slate.usage_row_id'::regclass) NOT NULL,
+    session_id text NOT NULL,
+    ts timestamp with time zone NOT NULL,
+    model text NOT NULL,
+    tokens_prompt integer DEFAULT 0 NOT NULL,
+    tokens_completion integer DEFAULT 0 NOT NULL,
+    cost_estimate numeric(12,6) DEFAULT 0 NOT NULL,
+    user_id uuid,
+    CONSTRAINT spark_usage_cost_estimate_check CHECK ((cost_estimate >= (0)::numeric)),
+    CONSTRAINT spark_usage_tokens_completion_check CHECK ((tokens_completion >= 0)),
+    CONSTRAINT spark_usage_tokens_prompt_check CHECK ((tokens_prompt >= 0))
+);
+
+COMMENT ON TABLE public.spark_usage IS 'Tokens that sessions used, one row a report';
+
+COMMENT ON COLUMN public.spark_usage.id IS 'Identity of the row, not in order of time';
+
+COMMENT ON COLUMN public.spark_usage.session_id IS 'Session that used them';
+
+COMMENT ON COLUMN public.spark_usage.ts IS 'Event time';
+
+COMMENT ON COLUMN public.spark_usage.model IS 'Model that was used';
+
+COMMENT ON COLUMN public.spark_usage.tokens_prompt IS 'Tokens read by the model';
+
+COMMENT ON COLUMN public.spark_usage.tokens_completion IS 'Tokens written by the model';
+
+COMMENT ON COLUMN public.spark_usage.cost_estimate IS 'Estimated cost, US dollars';
+
+COMMENT ON COLUMN public.spark_usage.user_id IS 'User, if told';
+
+CREATE TABLE public.spark_usage_daily (
+    day date NOT NULL,
+    session_id text NOT NULL,
+    model text NOT NULL,
+    tokens_prompt bigint DEFAULT 0 NOT NULL,
+    tokens_completion bigint DEFAULT 0 NOT NULL,
+    cost_estimate numeric(14,6) DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE public.spark_usage_daily IS 'Tokens and cost by UTC day, session and model: the sums of spark_usage';
+
+COMMENT ON COLUMN public.spark_usage_daily.day IS 'UTC date of spark_usage.ts';
+
+COMMENT ON COLUMN public.spark_usage_daily.session_id IS 'Session';
+
+COMMENT ON COLUMN public.spark_usage_daily.model IS 'Model';
+
+COMMENT ON COLUMN public.spark_usage_daily.tokens_prompt IS 'Tokens read by the model that day';
+
+COMMENT ON COLUMN public.spark_usage_daily.tokens_completion IS 'Tokens written by the model that day';
+
+COMMENT ON COLUMN public.spark_usage_daily.cost_estimate IS 'Estimated cost that day, US dollars';
+
+CREATE TABLE slate.dead_letters (
+    id bigint NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    stage text NOT NULL,
+    code text NOT NULL,
+    reason text NOT NULL,
+    path text DEFAULT ''::text NOT NULL,
+    subject text NOT NULL,
+    stream text NOT NULL,
+    partition integer NOT NULL,
+    seq bigint NOT NULL,
+    stored_at timestamp with time zone NOT NULL,
+    element integer,
+    payload bytea NOT NULL,
+    headers bytea NOT NULL,
+    replayed_at timestamp with time zone,
+    CONSTRAINT dead_letters_stage_check CHECK ((stage = ANY (ARRAY['decode'::text, 'subject'::text, 'validate'::text, 'store'::text, 'publisher'::text])))
+);
+
+COMMENT ON TABLE slate.dead_letters IS 'Messages, or elements of them, that could not be stored, as they came';
+
+COMMENT ON COLUMN slate.dead_letters.id IS 'Identity of the row';
+
+COMMENT ON COLUMN slate.dead_letters.received_at IS 'When it was written here';
+
+COMMENT ON COLUMN slate.dead_letters.stage IS 'Where it failed: decode (not JSON), subject, validate (the contract), store (PostgreSQL refused it), or publisher (it came on spark.dlq)';
+
+COMMENT ON COLUMN slate.dead_letters.code IS 'Kind of fault, one of few';
+
+COMMENT ON COLUMN slate.dead_letters.reason IS 'What is wrong, in a sentence';
+
+COMMENT ON COLUMN slate.dead_letters.path IS 'JSON path of what is wrong, such as $.events[3].kind; empty for the whole';
+
+COMMENT ON COLUMN slate.dead_letters.subject IS 'Subject on which it was published';
+
+COMMENT ON COLUMN slate.dead_letters.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.dead_letters.partition IS 'Partition of the stream';
+
+COMMENT ON COLUMN slate.dead_letters.seq IS 'Stream sequence';
+
+COMMENT ON COLUMN slate.dead_letters.stored_at IS 'When JetStream stored it';
+
+COMMENT ON COLUMN slate.dead_letters.element IS 'Index of the element that failed; NULL for the whole message';
+
+COMMENT ON COLUMN slate.dead_letters.payload IS 'The body, as it came';
+
+COMMENT ON COLUMN slate.dead_letters.headers IS 'The NATS headers, as they came; empty where there are none';
+
+COMMENT ON COLUMN slate.dead_letters.replayed_at IS 'When it was last published again; NULL while it waits';
+
+ALTER TABLE slate.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME slate.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE slate.event_ids (
+    id uuid NOT NULL,
+    day date DEFAULT CURRENT_DATE NOT NULL
+);
+
+COMMENT ON TABLE slate.event_ids IS 'Identities of stored events: the same one is stored once, over all tables';
+
+COMMENT ON COLUMN slate.event_ids.id IS 'BLAKE2b hash, 16 bytes, of the event''s identity';
+
+COMMENT ON COLUMN slate.event_ids.day IS 'When it was stored';
+
+CREATE TABLE slate.gaps (
+    id bigint NOT NULL,
+    stream text NOT NULL,
+    partition integer NOT NULL,
+    first_seq bigint NOT NULL,
+    last_seq bigint NOT NULL,
+    reason text NOT NULL,
+    found_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE slate.gaps IS 'Sequences that left the stream before they were read';
+
+COMMENT ON COLUMN slate.gaps.id IS 'Identity of the row';
+
+COMMENT ON COLUMN slate.gaps.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.gaps.partition IS 'Partition of the stream that was to read them';
+
+COMMENT ON COLUMN slate.gaps.first_seq IS 'First stream sequence that is gone';
+
+COMMENT ON COLUMN slate.gaps.last_seq IS 'Last stream sequence that is gone';
+
+COMMENT ON COLUMN slate.gaps.reason IS 'Why they are gone';
+
+COMMENT ON COLUMN slate.gaps.found_at IS 'When it was noticed';
+
+ALTER TABLE slate.gaps ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME slate.gaps_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE slate.progress (
+    stream text NOT NULL,
+    partition integer NOT NULL,
+    created timestamp with time zone NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    read bigint DEFAULT 0 NOT NULL,
+    stored bigint DEFAULT 0 NOT NULL,
+    duplicate bigint DEFAULT 0 NOT NULL,
+    dead_lettered bigint DEFAULT 0 NOT NULL,
+    owner text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT ledger_balances CHECK ((read = ((stored + duplicate) + dead_lettered))),
+    CONSTRAINT progress_partition_check CHECK ((partition >= 0))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE slate.progress IS 'How far each partition of a stream is written, and the account of its messages';
+
+COMMENT ON COLUMN slate.progress.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.progress.partition IS 'Partition of the stream, from 0';
+
+COMMENT ON COLUMN slate.progress.created IS 'When the stream was created: another time means another stream of that name';
+
+COMMENT ON COLUMN slate.progress.seq IS 'Stream sequence up to which the partition is written; reading resumes after it';
+
+COMMENT ON COLUMN slate.progress.read IS 'Messages read';
+
+COMMENT ON COLUMN slate.progress.stored IS 'Messages of which at least a part is stored';
+
+COMMENT ON COLUMN slate.progress.duplicate IS 'Messages whose identity was stored already';
+
+COMMENT ON COLUMN slate.progress.dead_lettered IS 'Messages that could not be stored';
+
+COMMENT ON COLUMN slate.progress.owner IS 'Worker that wrote last';
+
+COMMENT ON COLUMN slate.progress.updated_at IS 'When it was written last';
+
+CREATE VIEW slate.ledger AS
+ SELECT p.stream,
+    p.partition,
+    p.seq,
+    p.read,
+    p.stored,
+    p.duplicate,
+    p.dead_lettered,
+    (COALESCE(g.lost, (0)::numeric))::bigint AS lost,
+    p.updated_at
+   FROM (slate.progress p
+     LEFT JOIN ( SELECT gaps.stream,
+            gaps.partition,
+            sum(((gaps.last_seq - gaps.first_seq) + 1)) AS lost
+           FROM slate.gaps
+          GROUP BY gaps.stream, gaps.partition) g USING (stream, partition));
+
+COMMENT ON VIEW slate.ledger IS 'The account of each partition: read = stored + duplicate + dead_lettered, and what was lost before it was read';
+
+COMMENT ON COLUMN slate.ledger.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.ledger.partition IS 'Partition of the stream, from 0';
+
+COMMENT ON COLUMN slate.ledger.seq IS 'Stream sequence up to which the partition is written';
+
+COMMENT ON COLUMN slate.ledger.read IS 'Messages read';
+
+COMMENT ON COLUMN slate.ledger.stored IS 'Messages of which at least a part is stored';
+
+COMMENT ON COLUMN slate.ledger.duplicate IS 'Messages whose identity was stored already';
+
+COMMENT ON COLUMN slate.ledger.dead_lettered IS 'Messages that could not be stored';
+
+COMMENT ON COLUMN slate.ledger.lost IS 'Stream sequences that were gone before they were read: at most so many messages';
+
+COMMENT ON COLUMN slate.ledger.updated_at IS 'When the partition was written last';
+
+ALTER TABLE ONLY public.spark_build_jobs
+    ADD CONSTRAINT spark_build_jobs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.spark_errors_daily
+    ADD CONSTRAINT spark_errors_daily_pkey PRIMARY KEY (day, name);
+
+ALTER TABLE ONLY public.spark_events_daily
+    ADD CONSTRAINT spark_events_daily_pkey PRIMARY KEY (day, type);
+
+ALTER TABLE ONLY public.spark_events
+    ADD CONSTRAINT spark_events_pkey PRIMARY KEY (id, ts);
+
+ALTER TABLE ONLY public.spark_function_calls
+    ADD CONSTRAINT spark_function_calls_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.spark_function_calls
+    ADD CONSTRAINT spark_function_calls_session_id_call_id_key UNIQUE (session_id, call_id);
+
+ALTER TABLE ONLY public.spark_generated_scripts
+    ADD CONSTRAINT spark_generated_scripts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.spark_previews
+    ADD CONSTRAINT spark_previews_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.spark_sessions
+    ADD CONSTRAINT spark_sessions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.spark_sessions
+    ADD CONSTRAINT spark_sessions_session_id_key UNIQUE (session_id);
+
+ALTER TABLE ONLY public.spark_telemetry
+    ADD CONSTRAINT spark_telemetry_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.spark_usage_daily
+    ADD CONSTRAINT spark_usage_daily_pkey PRIMARY KEY (day, session_id, model);
+
+ALTER TABLE ONLY public.spark_usage
+    ADD CONSTRAINT spark_usage_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.event_ids
+    ADD CONSTRAINT event_ids_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.gaps
+    ADD CONSTRAINT gaps_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.progress
+    ADD CONSTRAINT progress_pkey PRIMARY KEY (stream, partition);
+
+CREATE INDEX spark_build_jobs_created_at ON public.spark_build_jobs USING btree (created_at);
+
+CREATE INDEX spark_events_ts_type ON ONLY public.spark_events USING btree (ts, type);
+
+CREATE INDEX spark_function_calls_ts ON public.spark_function_calls USING btree (ts);
+
+CREATE INDEX spark_generated_scripts_created_at ON public.spark_generated_scripts USING btree (created_at);
+
+CREATE INDEX spark_previews_ts ON public.spark_previews USING btree (ts);
+
+CREATE INDEX spark_sessions_active ON public.spark_sessions USING btree (started_at DESC) WHERE (ended_at IS NULL);
+
+CREATE INDEX spark_telemetry_ts ON public.spark_telemetry USING btree (ts);
+
+CREATE INDEX spark_usage_ts ON public.spark_usage USING btree (ts);
+
+CREATE INDEX dead_letters_received_at ON slate.dead_letters USING btree (received_at);
