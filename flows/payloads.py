@@ -99,7 +99,7 @@ def _check_number(text: str) -> float:
         if isinf(float(text)):
             raise ValueError("a number is outside the range of a double")
         digits, _, exponent = text.lower().partition("e")
-        if len(digits.partition(".")[2]) - int(exponent or 0) > MAX_SCALE:
+        if len(digits.partition(".")[2]) - int(exponent[:9] or 0) > MAX_SCALE:
             raise ValueError(f"a number has more than {MAX_SCALE:,} decimal places")
     return 0.0
 
