@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+import pytest
 
 from connectors.messages import NatsBatch, NatsSourceMessage
 from flows.events import DeadLetter, Outcomes
@@ -20,6 +21,27 @@ USER: Final = "6f1c2a4e-58f1-4d0c-9a59-3b7f2f0c1d11"
 PROJECT: Final = "0e9d8c7b-6a59-4837-a261-504f3e2d1c0b"
 USER_BYTES: Final = bytes.fromhex(USER.replace("-", ""))
 PROJECT_BYTES: Final = bytes.fromhex(PROJECT.replace("-", ""))
+
+SOUND: Final[list[tuple[str, dict[str, Any]]]] = [
+    ("spark.session.connected.s", {"type": "connected"}),
+    ("spark.session.disconnected.s", {"type": "disconnected"}),
+    ("spark.function_call.s", {"callId": "c", "name": "n", "status": "success"}),
+    ("spark.function_call.s", {"type": "function_call", "functionName": "n", "result": {"success": True}}),
+    ("spark.telemetry.s", {"kind": "k", "data": {}}),
+    ("spark.telemetry.batch.s", {"events": [{"sessionId": "s", "kind": "k", "data": {}}]}),
+    ("spark.usage.s", {"model": "m"}),
+    ("spark.preview.unity.frame.s", {"engine": "unity", "status": "ready"}),
+    ("spark.preview.unity.frame.s", {"type": "preview.frame"}),
+    ("spark.runtime.unity.patch_applied.s", {"type": "patch_applied"}),
+    ("spark.build.unity.progress.s", {"type": "build_progress", "jobId": "j"}),
+    ("spark.delta.s", {"type": "delta", "delta": {}}),
+    ("spark.error.s", {"type": "connection_error", "error": "e"}),
+    ("spark.presence.s", {"type": "presence"}),
+]
+"""One sound message of each kind and spelling."""
+EVERY_KIND: Final = pytest.mark.parametrize(
+    ("subject", "fields"), SOUND, ids=[f"{subject} {'.'.join(fields)}" for subject, fields in SOUND]
+)
 
 
 def header_block(headers: dict[str, str | bytes]) -> bytes:

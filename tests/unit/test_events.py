@@ -201,7 +201,7 @@ def test_what_is_known_already_becomes_a_duplicate_and_its_rows_are_gone() -> No
 
 def test_a_batch_is_a_duplicate_only_when_each_of_its_elements_is_known() -> None:
     def fresh() -> tuple[str, dict[str, object]]:
-        elements = [{"kind": "k", "data": {}, "eventId": name} for name in ("one", "two")]
+        elements: list[object] = [{"kind": "k", "data": {}, "eventId": name} for name in ("one", "two")]
         return "spark.telemetry.batch.s", {"events": elements}
 
     one, two = identity_key("one"), identity_key("two")
@@ -213,7 +213,7 @@ def test_a_batch_is_a_duplicate_only_when_each_of_its_elements_is_known() -> Non
 
 
 def test_a_batch_of_one_known_and_one_bad_element_is_a_dead_letter_in_the_account() -> None:
-    elements = [{"kind": "k", "data": {}, "eventId": "one"}, {"kind": "k", "data": 7}]
+    elements: list[object] = [{"kind": "k", "data": {}, "eventId": "one"}, {"kind": "k", "data": 7}]
     result = outcomes(message("spark.telemetry.batch.s", {"events": elements}))
     assert (result.stored, result.duplicate, result.dead_messages) == (1, 0, 0)
     result.drop_known({identity_key("one")})
