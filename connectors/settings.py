@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from connectors.errors import ConfigurationError
@@ -21,11 +22,17 @@ def _env(name: str) -> Any:
     return AliasChoices(name)
 
 
+def _variable(field: FieldInfo) -> str:
+    assert isinstance(field.validation_alias, AliasChoices)  # noqa: S101 - `_env` makes no other
+    return str(field.validation_alias.choices[0])
+
+
 class Settings(BaseSettings):
     """All settings, each with its default, unit and environment variable."""
 
+    # Never by field name: DB_HOST, LOG_LEVEL and the like in the environment are other programs'.
     model_config = SettingsConfigDict(
-        extra="ignore", populate_by_name=True, frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
     db_host: str | None = Field(None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary")
@@ -128,11 +135,12 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: a value is malformed; the message names each variable.
         """
+        by_variable = {_variable(cls.model_fields[name]): value for name, value in overrides.items()}
         try:
-            first = cls(_env_file=".env", **overrides)  # type: ignore[call-arg]
+            first = cls(_env_file=".env", **by_variable)  # type: ignore[call-arg]
             if not local:
                 return first
-            return cls(_env_file=(first.dir / LOCAL_ENV, ".env"), **overrides)  # type: ignore[call-arg]
+            return cls(_env_file=(first.dir / LOCAL_ENV, ".env"), **by_variable)  # type: ignore[call-arg]
         except ValidationError as error:
             lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
             raise ConfigurationError(
