@@ -31,9 +31,7 @@ class Settings(BaseSettings):
     """All settings, each with its default, unit and environment variable."""
 
     # Never by field name: DB_HOST, LOG_LEVEL and the like in the environment are other programs'.
-    model_config = SettingsConfigDict(
-        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True)
 
     db_host: str | None = Field(None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary")
     db_replica_host: str | None = Field(
