@@ -251,7 +251,7 @@ def test_odd_subjects_and_session_ids_are_stored_or_refused_in_words(settings: S
 @pytest.mark.xfail(
     strict=True, raises=AssertionError, reason="NATS stores such a subject without its partition, where no reader looks"
 )
-@pytest.mark.parametrize("subject", ["spark.usage.*", "spark.usage.>", "spark.*.s"])
+@pytest.mark.parametrize("subject", ["spark.usage.*", "spark.>"])
 def test_a_subject_with_the_name_of_a_wildcard_is_read_like_any_other(settings: Settings, subject: str) -> None:
     with suppress(ConnectionError), Wire(settings) as wire:  # the server complains, and stores it
         wire.publish(subject, NEIGHBOUR)
