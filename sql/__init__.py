@@ -1,0 +1,1 @@
+"""All SQL: migrations and named statements, read by `connectors.sql`."""

@@ -38,7 +38,7 @@ def cpu_of(name: str, settings: Settings) -> float:
     total = 0.0
     for process in psutil.process_iter(["name"]):
         try:
-            if process.info["name"] == name and ".slate/bench" in " ".join(process.cmdline() + [process.cwd()]):
+            if process.info["name"] == name and ".slate/bench" in " ".join([*process.cmdline(), process.cwd()]):
                 times = process.cpu_times()
                 total += times.user + times.system + times.children_user + times.children_system
         except psutil.Error:

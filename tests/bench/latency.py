@@ -20,7 +20,7 @@ from tests.support.worker import Worker
 
 @dataclass
 class Latency:
-    """Milliseconds from the call of `publish` to the commit that made the event visible; the worker's share of a core."""
+    """Milliseconds from `publish` to the commit that made the event visible, and the worker's share of a core."""
 
     p50_ms: float
     p99_ms: float
