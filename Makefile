@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install up test check format lock bench chaos clean
+.PHONY: help install up test check format lock schema bench chaos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ format: install ## put code and SQL in the house's form
 lock: install ## compile requirements.txt again from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \
 	  --no-emit-index-url --no-header --quiet pyproject.toml --output-file requirements.txt
+
+schema: install ## record the schema that the migrations make, in sql/schema.sql
+	$(BIN)/python -m tests.migration.recorded
 
 bench: install ## the benchmarks (about 10 minutes)
 	$(BIN)/python -m tests.bench

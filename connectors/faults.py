@@ -16,6 +16,8 @@ class Fault(Enum):
     """Something in the batch: halve it until the row stands alone."""
     DUPLICATE = "duplicate"
     """An identity of the batch is stored already."""
+    TIMEOUT = "timeout"
+    """The batch took too long: halve it, but blame no row."""
     FENCED = "fenced"
     """Another worker moved a partition on."""
     FATAL = "fatal"
@@ -25,6 +27,7 @@ class Fault(Enum):
 FENCED: Final = "SL001"
 """Raised by `slate.advance`."""
 
+_SINGLE: Final = {FENCED: Fault.FENCED, "57014": Fault.TIMEOUT}
 _DATA_CLASSES: Final = ("21", "22", "23", "54")
 _FATAL_CLASSES: Final = ("0A", "2F", "3D", "3F", "42", "28")
 
@@ -34,8 +37,8 @@ def classify(error: psycopg.Error) -> Fault:
     state = error.sqlstate
     if state is None:
         return Fault.DATA if isinstance(error, errors.DataError) else Fault.RETRY
-    if state == FENCED:
-        return Fault.FENCED
+    if state in _SINGLE:
+        return _SINGLE[state]
     if isinstance(error, errors.UniqueViolation) and error.diag.table_name == "event_ids":
         return Fault.DUPLICATE
     if state.startswith(_DATA_CLASSES):

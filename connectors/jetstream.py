@@ -1,5 +1,6 @@
 """Connections to NATS, and the stream that SPARK's events are kept in."""
 
+import re
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -28,6 +29,9 @@ DUPLICATE_WINDOW_S: Final = 120.0
 """For how long JetStream itself drops a repeated `Nats-Msg-Id`, seconds."""
 TRANSFORM_VERSION: Final = (2, 12)
 """First server whose `partition(n)` hashes a subject of any length."""
+UNPARTITIONED: Final = -1
+"""The partition of messages that the stream holds under their own subject: all of a stream without a transform, and
+in others what came before it had one, or has a wildcard's name, which the server does not transform."""
 
 _log = structlog.get_logger(__name__)
 
@@ -121,9 +125,14 @@ def stream_config(settings: Settings) -> StreamConfig:
     )
 
 
-def partition_filter(settings: Settings, partition: int) -> str:
+def partition_numbers(settings: Settings) -> list[int]:
+    """All partitions that are read."""
+    return [UNPARTITIONED, *(range(settings.partitions) if settings.partitions > 1 else ())]
+
+
+def partition_filter(partition: int) -> str:
     """The subjects of one partition as they are stored."""
-    return f"p.{partition}.>" if settings.partitions > 1 else SUBJECTS
+    return SUBJECTS if partition == UNPARTITIONED else f"p.{partition}.>"
 
 
 def server_version(client: Client) -> tuple[int, ...]:
@@ -134,6 +143,9 @@ def server_version(client: Client) -> tuple[int, ...]:
 
 async def ensure_stream(settings: Settings) -> StreamInfo:
     """Create the stream, or check the one that is there; a higher partition count is applied to it.
+
+    Messages that it holds already stay in their partitions, and are read there. A lower count is refused: what
+    the partitions above it hold would never be read.
 
     Raises:
         ConnectionFailedError: NATS cannot be reached.
@@ -155,11 +167,16 @@ async def ensure_stream(settings: Settings) -> StreamInfo:
         problems = differences(info.config, settings)
         if not problems:
             return info
-        had, has = info.config.subject_transform, wanted.subject_transform
-        if info.config.subjects == wanted.subjects and (has is not None or had is None):
-            info.config.subject_transform = has
-            return await manager.update_stream(info.config)
-        raise StreamError("; ".join(problems))
+        if info.config.subjects != wanted.subjects:
+            raise StreamError("; ".join(problems))
+        had = _partition_count(info.config)
+        if had is None or had > settings.partitions:
+            raise StreamError(
+                f"{'; '.join(problems)}: it cannot have fewer partitions, for what it holds in the others would never "
+                f"be read; set SLATE_PARTITIONS={had or settings.partitions} again, or name a new SLATE_STREAM"
+            )
+        info.config.subject_transform = wanted.subject_transform
+        return await manager.update_stream(info.config)
     except nats.js.errors.APIError as error:
         raise StreamError(
             f"JetStream refused the stream {settings.stream}: {error.description}. Another stream may hold "
@@ -171,6 +188,14 @@ async def ensure_stream(settings: Settings) -> StreamInfo:
         raise ConnectionFailedError(f"NATS stopped answering: {type(error).__name__}; check its log") from None
     finally:
         await client.close()
+
+
+def _partition_count(config: StreamConfig) -> int | None:
+    """Into how many partitions a stream is divided; None where its transform is not ours."""
+    if config.subject_transform is None:
+        return 1
+    found = re.fullmatch(r"p\.\{\{partition\((\d+)\)\}\}\." + re.escape(SUBJECTS), config.subject_transform.dest or "")
+    return int(found[1]) if found else None
 
 
 def differences(config: StreamConfig, settings: Settings) -> list[str]:

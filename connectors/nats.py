@@ -14,7 +14,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
 from connectors.errors import ConfigurationError
-from connectors.jetstream import check_stream, ensure_stream
+from connectors.jetstream import check_stream, ensure_stream, partition_numbers
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.outcomes import DeadLetter
 from connectors.publisher import Publisher
@@ -99,11 +99,11 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
 
     def list_parts(self) -> list[str]:
         """Partition keys, `"{index}-{stream}"`."""
-        return [f"{index}-{self._settings.stream}" for index in range(self._settings.partitions)]
+        return [f"{number}-{self._settings.stream}" for number in partition_numbers(self._settings)]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _NatsSourcePartition:
         """Begin to read a partition."""
-        partition = int(for_part.partition("-")[0])
+        partition = int(for_part.removesuffix(f"-{self._settings.stream}"))
         with self._lock:
             if self._thread is None:
                 self._thread = ReaderThread(self._settings, self._purpose)

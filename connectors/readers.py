@@ -25,7 +25,7 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from connectors.errors import SlateError
-from connectors.jetstream import connect, partition_filter
+from connectors.jetstream import UNPARTITIONED, connect, partition_filter
 from connectors.lanes import LaneClient
 from connectors.messages import NatsSourceMessage
 from connectors.settings import Settings
@@ -71,8 +71,8 @@ class PartitionReader:
         self.partition = partition
         self._thread = thread
         self._positions = positions
-        self._filter = partition_filter(settings, partition)
-        self._prefix = len(self._filter) - len(">") if settings.partitions > 1 else 0
+        self._filter = partition_filter(partition)
+        self._prefix = 0 if partition == UNPARTITIONED else len(self._filter) - len(">")
         self._limit = max(64, settings.queue_messages // settings.partitions)
         self._limit_bytes = max(_MIN_BYTES, settings.queue_bytes // settings.partitions)
         self._chunk: list[NatsSourceMessage] = []

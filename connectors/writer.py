@@ -134,6 +134,9 @@ class Writer:
                         fresh_days = True
                     case Fault.DATA:
                         return self._halve(group, error)
+                    case Fault.TIMEOUT if sum(len(outcomes.batch.messages) for outcomes in group) > 1:
+                        _log.warning("a batch took longer than SLATE_DB_STATEMENT_TIMEOUT: writing halves of it")
+                        return self._halve(group, error)
                     case _:
                         metrics.RETRIES.labels(reason=reason).inc()
                         self._wait(delay, fault, error)

@@ -19,7 +19,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from connectors.errors import SlateError
-from connectors.jetstream import TRANSFORM_VERSION, check_stream, connect, partition_filter, server_version
+from connectors.jetstream import (
+    TRANSFORM_VERSION,
+    check_stream,
+    connect,
+    partition_filter,
+    partition_numbers,
+    server_version,
+)
 from connectors.schema import pending
 from connectors.settings import Settings
 from connectors.sql import read
@@ -222,7 +229,7 @@ async def _lag(jetstream: JetStreamContext, settings: Settings) -> Check:
     except (psycopg.Error, SlateError):
         return Check("lag", "warn", "unknown: PostgreSQL has no positions", "see PostgreSQL's rows")
     waiting = {}
-    for partition in range(settings.partitions):
+    for partition in partition_numbers(settings):
         waiting[partition] = await _waiting(jetstream, settings, partition, positions.seq.get(partition, 0))
     behind = {partition: count for partition, count in waiting.items() if count}
     total = sum(behind.values())
@@ -250,7 +257,7 @@ async def _waiting(jetstream: JetStreamContext, settings: Settings, partition: i
         ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=seq + 1,
-            filter_subject=partition_filter(settings, partition),
+            filter_subject=partition_filter(partition),
             ack_policy=AckPolicy.NONE,
             mem_storage=True,
             inactive_threshold=5,

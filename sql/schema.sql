@@ -552,7 +552,7 @@ CREATE TABLE slate.progress (
     owner text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT ledger_balances CHECK ((read = ((stored + duplicate) + dead_lettered))),
-    CONSTRAINT progress_partition_check CHECK ((partition >= 0))
+    CONSTRAINT progress_partition_check CHECK ((partition >= '-1'::integer))
 )
 WITH (fillfactor='50');
 
@@ -560,7 +560,7 @@ COMMENT ON TABLE slate.progress IS 'How far each partition of a stream is writte
 
 COMMENT ON COLUMN slate.progress.stream IS 'JetStream stream';
 
-COMMENT ON COLUMN slate.progress.partition IS 'Partition of the stream, from 0';
+COMMENT ON COLUMN slate.progress.partition IS 'Partition of the stream, from 0; -1 is what the stream holds under its own subject';
 
 COMMENT ON COLUMN slate.progress.created IS 'When the stream was created: another time means another stream of that name';
 
@@ -599,7 +599,7 @@ COMMENT ON VIEW slate.ledger IS 'The account of each partition: read = stored + 
 
 COMMENT ON COLUMN slate.ledger.stream IS 'JetStream stream';
 
-COMMENT ON COLUMN slate.ledger.partition IS 'Partition of the stream, from 0';
+COMMENT ON COLUMN slate.ledger.partition IS 'Partition of the stream, from 0; -1 is what the stream holds under its own subject';
 
 COMMENT ON COLUMN slate.ledger.seq IS 'Stream sequence up to which the partition is written';
 

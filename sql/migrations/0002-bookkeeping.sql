@@ -9,7 +9,7 @@ CREATE TABLE slate.event_ids (
 -- How far each partition is written. A worker resumes from `seq`, which moves in the transaction that stores the rows.
 CREATE TABLE slate.progress (
     stream text NOT NULL,
-    partition integer NOT NULL CHECK (partition >= 0),
+    partition integer NOT NULL CHECK (partition >= -1),
     created timestamptz NOT NULL,
     seq bigint NOT NULL DEFAULT 0,
     read bigint NOT NULL DEFAULT 0,

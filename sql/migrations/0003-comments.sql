@@ -126,7 +126,8 @@ COMMENT ON COLUMN slate.event_ids.day IS 'When it was stored';
 
 COMMENT ON TABLE slate.progress IS 'How far each partition of a stream is written, and the account of its messages';
 COMMENT ON COLUMN slate.progress.stream IS 'JetStream stream';
-COMMENT ON COLUMN slate.progress.partition IS 'Partition of the stream, from 0';
+COMMENT ON COLUMN slate.progress.partition IS
+'Partition of the stream, from 0; -1 is what the stream holds under its own subject';
 COMMENT ON COLUMN slate.progress.created IS
 'When the stream was created: another time means another stream of that name';
 COMMENT ON COLUMN slate.progress.seq IS
@@ -150,7 +151,8 @@ COMMENT ON COLUMN slate.gaps.found_at IS 'When it was noticed';
 COMMENT ON VIEW slate.ledger IS
 'The account of each partition: read = stored + duplicate + dead_lettered, and what was lost before it was read';
 COMMENT ON COLUMN slate.ledger.stream IS 'JetStream stream';
-COMMENT ON COLUMN slate.ledger.partition IS 'Partition of the stream, from 0';
+COMMENT ON COLUMN slate.ledger.partition IS
+'Partition of the stream, from 0; -1 is what the stream holds under its own subject';
 COMMENT ON COLUMN slate.ledger.seq IS 'Stream sequence up to which the partition is written';
 COMMENT ON COLUMN slate.ledger.read IS 'Messages read';
 COMMENT ON COLUMN slate.ledger.stored IS 'Messages of which at least a part is stored';

@@ -84,7 +84,7 @@ def test_lag_is_what_follows_the_written_position(make_settings: MakeSettings, e
     asyncio.run(publish(settings, 50))
     with connect(settings) as connection:
         connection.execute(
-            "INSERT INTO slate.progress (stream, partition, created, seq) VALUES (%s, 0, now(), 30)",
+            "INSERT INTO slate.progress (stream, partition, created, seq) VALUES (%s, -1, now(), 30)",
             (settings.stream,),
         )
     lag = examined(settings)["lag"]

@@ -56,7 +56,8 @@ SELECT
     CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'success' END, now()
 FROM generate_series(1, 100000) AS n;
 INSERT INTO spark_usage (session_id, ts, model, tokens_prompt, tokens_completion, cost_estimate)
-SELECT 'session-' || n % 1000, now() - (n - 10) * interval '1 minute', 'model-' || n % 4, n % 1000, n % 500, n % 100 / 1e4  # noqa: E501 - a statement reads best as a line
+SELECT
+    'session-' || n % 1000, now() - (n - 10) * interval '1 minute', 'model-' || n % 4, n % 1000, n % 500, n % 100 / 1e4
 FROM generate_series(1, 100000) AS n;
 INSERT INTO spark_build_jobs (id, session_id, build_target, status, created_at, updated_at, status_at)
 SELECT

@@ -1,0 +1,83 @@
+"""The number of partitions may rise while the stream is full and workers run; nothing is left behind or read twice."""
+
+import asyncio
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from connectors.errors import StreamError
+from connectors.jetstream import UNPARTITIONED, ensure_stream
+from connectors.publisher import Publisher
+from connectors.settings import Settings
+from tests.support.stack import connect
+from tests.support.waiting import eventually
+from tests.support.worker import Worker
+
+
+def publish(settings: Settings, first: int, count: int) -> None:
+    """Usage of sessions `first` and on, one message each and without an id: read twice, it would be stored twice."""
+
+    async def send() -> None:
+        async with await Publisher.connect(settings) as publisher:
+            for number in range(first, first + count):
+                await publisher.publish(f"spark.usage.session-{number}", b'{"model":"m"}')
+
+    asyncio.run(send())
+
+
+def stored(connection: psycopg.Connection) -> list[int]:
+    rows = connection.execute("SELECT substr(session_id, 9)::int FROM spark_usage ORDER BY 1").fetchall()
+    return [row[0] for row in rows]
+
+
+def partitions(connection: psycopg.Connection) -> set[int]:
+    return {row[0] for row in connection.execute("SELECT partition FROM slate.progress WHERE read > 0")}
+
+
+@pytest.mark.parametrize("drained_before", [True, False], ids=["read before", "not read yet"])
+def test_messages_from_before_a_rise_from_1_partition_are_read_once(
+    make_settings: Callable[..., Settings], drained_before: bool
+) -> None:
+    one = make_settings(partitions=1)
+    eight = one.model_copy(update={"partitions": 8})
+    publish(one, 0, 300)
+    with connect(one) as connection:
+        if drained_before:
+            with Worker(one):
+                eventually(lambda: stored(connection) == list(range(300)), 20)
+        asyncio.run(ensure_stream(eight))
+        publish(eight, 300, 300)
+        with Worker(eight) as worker:
+            eventually(lambda: len(stored(connection)) >= 600, 20)
+            publish(eight, 600, 1)
+            eventually(lambda: len(stored(connection)) >= 601, 20)
+            worker.terminate()
+            assert worker.wait() == 0
+        assert stored(connection) == list(range(601))
+        assert UNPARTITIONED in partitions(connection)
+        assert len(partitions(connection)) > 4
+
+
+def test_messages_from_before_a_rise_from_8_partitions_to_16_are_read_once(
+    make_settings: Callable[..., Settings],
+) -> None:
+    eight = make_settings(partitions=8)
+    sixteen = eight.model_copy(update={"partitions": 16})
+    publish(eight, 0, 300)
+    with connect(eight) as connection, Worker(eight) as worker:
+        eventually(lambda: len(stored(connection)) >= 100, 20)
+        asyncio.run(ensure_stream(sixteen))
+        publish(sixteen, 300, 300)
+        worker.terminate()
+        assert worker.wait() == 0
+        with Worker(sixteen):
+            eventually(lambda: len(stored(connection)) >= 600, 20)
+        assert stored(connection) == list(range(600))
+        assert max(partitions(connection)) > 7
+
+
+@pytest.mark.parametrize("fewer", [4, 1])
+def test_fewer_partitions_are_refused_with_the_remedy(settings: Settings, fewer: int) -> None:
+    with pytest.raises(StreamError, match="would never be read; set SLATE_PARTITIONS=8 again"):
+        asyncio.run(ensure_stream(settings.model_copy(update={"partitions": fewer})))
