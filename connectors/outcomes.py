@@ -46,6 +46,9 @@ class Outcomes(Protocol):
     duplicate: int
     dead_messages: int
 
+    def skipped(self) -> list[int]:
+        """Stream sequences of the messages of which nothing is stored, ascending."""
+
     def drop_known(self, known: set[bytes]) -> None:
         """Make duplicates of the events whose identity is stored already."""
 

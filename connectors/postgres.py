@@ -4,25 +4,25 @@ Guarantee: exactly-once. What is stored of a batch and the position of its parti
 (`connectors.writer`), so whatever is killed, the rows and the place where reading resumes agree.
 """
 
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import psycopg
 import structlog
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.outputs import DynamicSink
 
 from connectors import metrics
+from connectors.background import BackgroundSink
 from connectors.errors import ConnectionFailedError, SchemaError, SlateError
 from connectors.faults import Fault, classify
+from connectors.link import open_connection
 from connectors.outcomes import DeadLetter, GiveUp, Outcomes, Rebuild
 from connectors.readers import StreamState
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
 from connectors.tables import Table
-from connectors.writer import Writer, open_connection
+from connectors.writer import Writer
 
 _MAX_BYTES: Final = 16 << 20  # payloads in one transaction
 
@@ -112,80 +112,6 @@ def _as_slate_error(error: psycopg.Error) -> SlateError:
     return ConnectionFailedError(f"PostgreSQL: {text}; check SLATE_DB_HOST and that the server runs")
 
 
-class _PostgresSinkPartition(StatelessSinkPartition[Outcomes]):
-    """Collects outcomes while the last batch is being written, by a thread of its own."""
-
-    def __init__(
-        self, writer: Writer, most: int, shutdown: Shutdown, on_dead_letter: Callable[[int, DeadLetter], None]
-    ) -> None:
-        self._writer = writer
-        self._most = most
-        self._shutdown = shutdown
-        self._on_dead_letter = on_dead_letter
-        self._queue: deque[Outcomes] = deque()
-        self._queued = 0
-        self._changed = threading.Condition()
-        self._closing = False
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="postgres-writer", daemon=True)
-        self._thread.start()
-
-    def write_batch(self, items: list[Outcomes]) -> None:
-        with self._changed:
-            for outcomes in items:
-                while self._queued >= 2 * self._most and self._error is None:
-                    self._changed.wait()
-                if self._error is not None:
-                    raise self._error
-                self._queue.append(outcomes)
-                self._queued += len(outcomes.batch.messages)
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        try:
-            while group := self._next_group():
-                with metrics.BATCH_SECONDS.time():
-                    letters = self._writer.write(group)
-                metrics.BATCH_MESSAGES.observe(sum(len(outcomes.batch.messages) for outcomes in group))
-                for partition, letter in letters:
-                    self._on_dead_letter(partition, letter)
-        except BaseException as error:  # noqa: BLE001 - the dataflow's thread must hear of it, whatever it is
-            if isinstance(error, SlateError):
-                _log.error("writer stopped", error=str(error))
-            else:
-                _log.exception("writer stopped")
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-            self._shutdown.request()
-        finally:
-            self._writer.close()
-
-    def _next_group(self) -> list[Outcomes]:
-        """Everything that came while the last batch was written, up to the limits; empty at the end."""
-        with self._changed:
-            while not self._queue and not self._closing:
-                self._changed.wait()
-            group: list[Outcomes] = []
-            messages = size = 0
-            while self._queue and messages < self._most and size < _MAX_BYTES:
-                outcomes = self._queue.popleft()
-                group.append(outcomes)
-                messages += len(outcomes.batch.messages)
-                size += sum(len(message.payload) for message in outcomes.batch.messages)
-            self._queued -= messages
-            self._changed.notify_all()
-            return group
-
-
 class PostgresSink(DynamicSink[Outcomes]):
     """Stores outcomes; see `connectors.writer.Writer` for the arguments.
 
@@ -210,7 +136,21 @@ class PostgresSink(DynamicSink[Outcomes]):
         self._shutdown = shutdown
         self._on_dead_letter = on_dead_letter
 
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> _PostgresSinkPartition:
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> BackgroundSink[Outcomes]:
         """One writer per worker; partitions never cross workers, for ingest has no exchange."""
         writer = Writer(self._settings, self._tables, self._rebuild, self._give_up, self._shutdown)
-        return _PostgresSinkPartition(writer, self._settings.batch_messages, self._shutdown, self._on_dead_letter)
+
+        def write(group: list[Outcomes]) -> None:
+            with metrics.BATCH_SECONDS.time():
+                letters = writer.write(group)
+            metrics.BATCH_MESSAGES.observe(sum(len(outcomes.batch.messages) for outcomes in group))
+            for partition, letter in letters:
+                self._on_dead_letter(partition, letter)
+
+        limits = self._settings.batch_messages, _MAX_BYTES
+        return BackgroundSink(write, _weigh, limits, self._shutdown, close=writer.close)
+
+
+def _weigh(outcomes: Outcomes) -> tuple[int, int]:
+    messages = outcomes.batch.messages
+    return len(messages), sum(len(message.payload) for message in messages)

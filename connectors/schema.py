@@ -18,9 +18,9 @@ from yoyo.connections import parse_uri
 from yoyo.migrations import default_migration_table
 
 from connectors.errors import ConnectionFailedError, SchemaError, SlateError
+from connectors.link import open_connection
 from connectors.settings import Settings
 from connectors.sql import read
-from connectors.writer import open_connection
 
 
 def migrate(settings: Settings) -> list[str]:

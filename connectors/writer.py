@@ -26,10 +26,10 @@ from connectors.arrays import (
     UUID,
     ColumnType,
     PgArray,
-    register,
 )
-from connectors.errors import ConnectionFailedError, FencedError
-from connectors.faults import Fault, classify
+from connectors.errors import FencedError
+from connectors.faults import Fault
+from connectors.link import Connection, Link, Statement
 from connectors.outcomes import DeadLetter, GiveUp, Outcomes, Rebuild
 from connectors.readers import instance
 from connectors.settings import Settings
@@ -40,36 +40,11 @@ from connectors.tables import Table
 PARTITIONED: Final = "spark_events"
 _TS: Final = 3  # where a row of spark_events has its time
 _DAY_US: Final = 86_400_000_000
-_DRAIN_S: Final = 15.0
 
 _log = structlog.get_logger(__name__)
 
-Statement = tuple[str, dict[str, Any]]
 Stored = tuple[int, DeadLetter]
 """A dead letter and its partition."""
-
-
-def open_connection(settings: Settings, application: str) -> psycopg.Connection[tuple[Any, ...]]:
-    """A connection to the primary that notices a dead server within ten seconds and needs no session state.
-
-    Raises:
-        ConfigurationError: no PostgreSQL is set.
-        psycopg.OperationalError: it cannot be reached.
-    """
-    connection = psycopg.connect(
-        **settings.dsn(  # type: ignore[arg-type]
-            application_name=application,
-            target_session_attrs="read-write",
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
-        ),
-        autocommit=True,
-        prepare_threshold=None,
-    )
-    register(connection.adapters)
-    return connection
 
 
 class Writer:
@@ -95,9 +70,8 @@ class Writer:
         self._tables = tables
         self._rebuild = rebuild
         self._give_up = give_up
-        self._shutdown = shutdown
-        self._owner = f"{instance()}:{random.getrandbits(32):08x}"
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._link = Link(settings, "slate-ingest", shutdown)
+        self._owner = new_owner()
         self._known_days: set[int] = set()
         self._expect_duplicates = False
 
@@ -108,7 +82,6 @@ class Writer:
             FencedError: another worker writes one of the partitions.
             ConnectionFailedError: shutdown was requested and the server stayed away.
         """
-        delay = 0.05
         uncertain = False
         fresh_days = False
         while True:
@@ -120,10 +93,7 @@ class Writer:
                     self._store(group)
                 return [(outcomes.batch.partition, letter) for outcomes in group for letter in outcomes.dead]
             except psycopg.Error as error:
-                fault = classify(error)
-                reason = error.sqlstate or type(error).__name__
-                self._recover(error)
-                match fault:
+                match fault := self._link.recover(error):
                     case Fault.FENCED:
                         raise self._fenced(group) from None
                     case Fault.DUPLICATE:
@@ -138,34 +108,23 @@ class Writer:
                         _log.warning("a batch took longer than SLATE_DB_STATEMENT_TIMEOUT: writing halves of it")
                         return self._halve(group, error)
                     case _:
-                        metrics.RETRIES.labels(reason=reason).inc()
-                        self._wait(delay, fault, error)
-                        delay = min(2.0, delay * 2)
+                        metrics.RETRIES.labels(reason=error.sqlstate or type(error).__name__).inc()
+                        self._link.wait(error, fault)
                         uncertain = True
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
+        self._link.close()
 
     def _store(self, group: list[Outcomes]) -> None:
-        connection = self._connect()
+        connection = self._link.connection()
         self._drop_duplicates(connection, group)
-        statements = self._statements(connection, group)
-        cursor = connection.cursor()
-        with connection.pipeline():
-            cursor.execute("BEGIN")
-            cursor.execute(
-                "SELECT set_config('statement_timeout', %s, true)",
-                (str(int(self._settings.db_statement_timeout_s * 1000)),),
-            )
-            for sql, parameters in statements:
-                cursor.execute(sql, parameters)
-            cursor.execute("COMMIT")
+        self._link.transact(self._statements(connection, group))
         self._count(group)
 
-    def _statements(self, connection: psycopg.Connection[Any], group: list[Outcomes]) -> list[Statement]:
+    def _statements(self, connection: Connection, group: list[Outcomes]) -> list[Statement]:
         """The whole transaction; the position first, so that of two workers one waits and then stops."""
+        stream = group[0].batch.stream
         statements = [(read("ingest/advance.sql"), self._advance(group))]
         ids = [key for outcomes in group for key in outcomes.ids]
         if ids:
@@ -176,10 +135,10 @@ class Writer:
                 continue
             if table.name == PARTITIONED:
                 self._ensure_months(connection, {row[_TS] // _DAY_US for row in rows})
-            statements += [(table.sql, table.parameters(turn)) for turn in table.turns(rows)]
+            statements += [(table.sql, table.parameters(turn) | {"stream": stream}) for turn in table.turns(rows)]
+        statements += _skipped(group)
         dead = [(outcomes.batch.partition, letter) for outcomes in group for letter in outcomes.dead]
         if dead:
-            stream = group[0].batch.stream
             statements.append((read("ingest/dead_letters.sql"), {"stream": stream} | _dead_letter_arrays(dead)))
         return statements
 
@@ -203,7 +162,7 @@ class Writer:
             **{name: BIGINT.array(values) for name, values in zip(names, counters, strict=True)},
         }
 
-    def _drop_duplicates(self, connection: psycopg.Connection[Any], group: list[Outcomes]) -> None:
+    def _drop_duplicates(self, connection: Connection, group: list[Outcomes]) -> None:
         """Make duplicates of what the group claims twice and, when one was found lately, of what is stored."""
         claimed: set[bytes] = set()
         total = 0
@@ -221,7 +180,7 @@ class Writer:
             outcomes.drop_known(known)
             known.update(outcomes.ids)
 
-    def _ensure_months(self, connection: psycopg.Connection[Any], days: set[int]) -> None:
+    def _ensure_months(self, connection: Connection, days: set[int]) -> None:
         for day in sorted(days - self._known_days):
             month = datetime.fromtimestamp(day * 86_400, UTC).date()
             ensure_month(connection, month)
@@ -254,7 +213,7 @@ class Writer:
         return owner == self._owner and seq > outcomes.batch.position
 
     def _positions(self, group: list[Outcomes]) -> dict[int, tuple[int, str | None]]:
-        rows = self._connect().execute(
+        rows = self._link.connection().execute(
             read("ingest/positions.sql"),
             {
                 "stream": group[0].batch.stream,
@@ -272,44 +231,6 @@ class Writer:
             "or doubled, but run one worker per partition: this one stops"
         )
 
-    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        if self._connection is None or self._connection.closed:
-            self._connection = open_connection(self._settings, "slate-ingest")
-        return self._connection
-
-    def _recover(self, error: psycopg.Error) -> None:
-        """Leave the connection ready for the next transaction, or drop it."""
-        connection = self._connection
-        if connection is None or connection.closed:
-            return
-        try:
-            if isinstance(error, psycopg.OperationalError) and classify(error) is Fault.RETRY:
-                connection.close()
-            else:
-                connection.execute("ROLLBACK")
-        except psycopg.Error:
-            connection.close()
-
-    def _wait(self, delay: float, fault: Fault, error: psycopg.Error) -> None:
-        remedy = "run `slate migrate`, and check the role's permissions" if fault is Fault.FATAL else None
-        _log.warning(
-            "cannot write yet",
-            error=(error.diag.message_primary or str(error)).strip(),
-            sqlstate=error.sqlstate,
-            remedy=remedy,
-            again_in_s=round(delay, 2),
-        )
-        if not self._shutdown.requested:
-            self._shutdown.wait(delay * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
-            self._asked = time.monotonic()
-            return
-        if time.monotonic() - self._asked > _DRAIN_S:
-            raise ConnectionFailedError(
-                f"PostgreSQL stayed away for {_DRAIN_S:.0f} s while stopping; what was not written is read again "
-                "at the next start"
-            )
-        time.sleep(delay)
-
     def _count(self, group: list[Outcomes]) -> None:
         now = time.time_ns()
         metrics.LAST_COMMIT.set(now / 1e9)
@@ -324,7 +245,40 @@ class Writer:
                 metrics.DEAD_LETTERS.labels(stage=letter.stage, reason=letter.code).inc()
 
 
-def ensure_month(connection: psycopg.Connection[Any], day: date) -> None:
+def new_owner() -> str:
+    """A name for a writer that no other has: by it a partition's position tells who moved it."""
+    return f"{instance()}:{random.getrandbits(32):08x}"
+
+
+def _skipped(group: list[Outcomes]) -> list[Statement]:
+    """For each partition, the messages of which nothing is stored: who reads the stream after us need not find out."""
+    told: dict[int, tuple[list[int], list[int], list[str]]] = {}
+    positions: dict[int, int] = {}
+    for outcomes in group:
+        seqs = outcomes.skipped()
+        if seqs or outcomes.dead:
+            skipped, dead, codes = told.setdefault(outcomes.batch.partition, ([], [], []))
+            skipped += seqs
+            dead += [letter.message.sequence for letter in outcomes.dead]
+            codes += [letter.code for letter in outcomes.dead]
+            positions[outcomes.batch.partition] = outcomes.batch.position
+    return [
+        (
+            read("ingest/skipped.sql"),
+            {
+                "stream": group[0].batch.stream,
+                "partition": partition,
+                "position": positions[partition],
+                "seqs": BIGINT.array(seqs),
+                "dead_seqs": BIGINT.array(dead),
+                "dead_codes": LABEL.array(codes),
+            },
+        )
+        for partition, (seqs, dead, codes) in told.items()
+    ]
+
+
+def ensure_month(connection: Connection, day: date) -> None:
     """Make the partition of `spark_events` that a day falls in, if there is none."""
     row = connection.execute(read("ingest/ensure_month.sql"), {"day": day}).fetchone()
     if row and row[0]:

@@ -345,7 +345,8 @@ class Outcomes(msgspec.Struct):
     Each row is a tuple whose first element is its event's identity key, or None for an event identified by its
     position in the stream, which cannot come twice. `owners[i]` is the index of the message that `ids[i]` came
     from, `dead_owners[i]` that of `dead[i]`; `settled` are messages of which a part is stored whatever its other
-    identities turn out to be. Counts are of messages: read = stored + duplicate + dead_messages.
+    identities turn out to be, `repeated` those of which a part was stored before. Counts are of messages:
+    read = stored + duplicate + dead_messages.
     """
 
     batch: NatsBatch
@@ -355,9 +356,17 @@ class Outcomes(msgspec.Struct):
     dead: list[DeadLetter]
     dead_owners: list[int]
     settled: set[int]
+    repeated: set[int]
     stored: int = 0
     duplicate: int = 0
     dead_messages: int = 0
+
+    def skipped(self) -> list[int]:
+        """Stream sequences of the messages of which nothing is stored, ascending."""
+        if not self.repeated and not self.dead_owners:
+            return []
+        gone = self.repeated.union(self.dead_owners).difference(self.owners, self.settled)
+        return [self.batch.messages[index].sequence for index in sorted(gone)]
 
     def drop_known(self, known: set[bytes]) -> None:
         """Make duplicates of the events whose identity is in `known`."""
@@ -367,6 +376,7 @@ class Outcomes(msgspec.Struct):
         claims = list(zip(self.ids, self.owners, strict=True))
         dropped = {owner for key, owner in claims if key in gone}
         kept = [(key, owner) for key, owner in claims if key not in gone]
+        self.repeated |= dropped
         dropped -= {owner for _, owner in kept} | self.settled
         dead = len(dropped.intersection(self.dead_owners))
         self.stored -= len(dropped)

@@ -6,7 +6,7 @@ The statements are in `sql/ingest/`, and say what becomes of a row whose key exi
 from operator import itemgetter
 from typing import Final
 
-from connectors.arrays import INTEGER, JSON, LABEL, TEXT, TIMESTAMP, UUID
+from connectors.arrays import BIGINT, INTEGER, JSON, LABEL, TEXT, TIMESTAMP, UUID
 from connectors.tables import Table
 
 SESSIONS: Final = "spark_sessions"
@@ -58,6 +58,7 @@ TABLES: Final = (
             "output": JSON,
             "user_id": UUID,
             "project_id": UUID,
+            "seq": BIGINT,
         },
         key=itemgetter(1, 2),
     ),

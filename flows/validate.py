@@ -101,6 +101,7 @@ def validate(source: NatsBatch) -> Outcomes:
         dead=batch.dead,
         dead_owners=batch.dead_owners,
         settled=batch.settled,
+        repeated=batch.repeated,
         stored=batch.stored,
         duplicate=read - batch.stored - len(batch.dead) + batch.partly_dead,
         dead_messages=len(batch.dead) - batch.partly_dead,
@@ -117,6 +118,7 @@ class _Batch:
         "index",
         "owners",
         "partly_dead",
+        "repeated",
         "rows",
         "settled",
         "stored",
@@ -132,6 +134,7 @@ class _Batch:
         self.dead: list[DeadLetter] = []
         self.dead_owners: list[int] = []
         self.settled: set[int] = set()
+        self.repeated: set[int] = set()
         self.stored = 0
         self.partly_dead = 0  # dead letters that are not the whole of their message
 
@@ -150,6 +153,7 @@ class _Batch:
             return None, True
         key = identity_key(identity)
         if key in self.owners:
+            self.repeated.add(self.index)
             return key, False
         self.owners[key] = self.index
         return key, True
@@ -282,6 +286,7 @@ def _call(batch: _Batch, route: Route, message: NatsSourceMessage) -> None:
             output,
             user,
             project,
+            message.sequence,
         ),
     )
 
@@ -516,4 +521,4 @@ _HANDLERS: Final[dict[Kind, _Handler]] = {
 def refused_by_store(source: NatsBatch, sqlstate: str, reason: str) -> Outcomes:
     """The outcome of the only message of a batch when PostgreSQL does not take it."""
     letter = DeadLetter(source.messages[0], "store", sqlstate, f"PostgreSQL refused it: {reason}")
-    return Outcomes(source, {}, [], [], [letter], [0], set(), dead_messages=1)
+    return Outcomes(source, {}, [], [], [letter], [0], set(), set(), dead_messages=1)

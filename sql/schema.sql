@@ -4,6 +4,27 @@ CREATE SCHEMA slate;
 
 COMMENT ON SCHEMA slate IS 'What SPARK on SLATE keeps beside the tables of the wire contract';
 
+CREATE FUNCTION slate.add_bins(a jsonb, b jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    AS $$
+SELECT CASE
+    WHEN a = '{}' THEN b
+    WHEN b = '{}' THEN a
+    ELSE (
+        SELECT coalesce(jsonb_object_agg(bin, n), '{}')
+        FROM (
+            SELECT key AS bin, sum(value::bigint) AS n
+            FROM (SELECT * FROM jsonb_each_text(a) UNION ALL SELECT * FROM jsonb_each_text(b)) AS both_of_them
+            GROUP BY key
+        ) AS sums
+        WHERE n <> 0
+    )
+END
+$$;
+
+COMMENT ON FUNCTION slate.add_bins(a jsonb, b jsonb) IS 'The sum of two histograms';
+
 CREATE FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog'
@@ -30,6 +51,77 @@ END
 $$;
 
 COMMENT ON FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) IS 'Moves partitions from where the caller left them, in the transaction that stores what was read; SL001 if another worker has moved one';
+
+CREATE FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], idles boolean[], call_seqs bigint[], the_owner text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog'
+    AS $$
+DECLARE
+    moved integer;
+BEGIN
+    UPDATE slate.rollup_progress AS p SET
+        seq = n.position,
+        read = p.read + n.read,
+        watermark = greatest(p.watermark, n.watermark),
+        idle = n.idle,
+        owner = the_owner,
+        updated_at = clock_timestamp()
+    FROM unnest(partitions, afters, positions, reads, watermarks, idles)
+        AS n (partition, after, position, read, watermark, idle)
+    WHERE p.stream = the_stream AND p.partition = n.partition AND p.seq = n.after;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved <> cardinality(partitions) THEN
+        RAISE EXCEPTION 'another worker has moved a partition of stream % on', the_stream USING ERRCODE = 'SL001';
+    END IF;
+    DELETE FROM slate.skipped AS s
+    USING unnest(partitions, positions) AS n (partition, position)
+    WHERE s.stream = the_stream AND s.partition = n.partition AND s.position <= n.position;
+    DELETE FROM slate.call_changes WHERE stream = the_stream AND seq = any(call_seqs);
+END
+$$;
+
+COMMENT ON FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], idles boolean[], call_seqs bigint[], the_owner text) IS 'Moves counted partitions from where the caller left them, in the transaction that adds what was counted; SL001 if another worker has moved one';
+
+CREATE FUNCTION slate.close_windows(the_stream text, all_partitions integer[], grace interval) RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog'
+    AS $$
+DECLARE
+    reached timestamptz;
+    at_rest boolean;
+BEGIN
+    SELECT
+        CASE
+            WHEN count(*) < cardinality(all_partitions) THEN NULL
+            WHEN bool_and(quiet) THEN max(watermark)
+            ELSE min(coalesce(watermark, '-infinity')) FILTER (WHERE NOT quiet)
+        END,
+        count(*) = cardinality(all_partitions) AND bool_and(quiet)
+    INTO reached, at_rest
+    FROM (
+        SELECT
+            watermark,
+            idle AND updated_at > now() - interval '30 seconds' AS quiet
+        FROM slate.rollup_progress
+        WHERE stream = the_stream AND partition = any(all_partitions)
+    ) AS partitions;
+    UPDATE slate.windows
+    SET closed_at = now(), revision = revision + 1
+    WHERE
+        closed_at IS NULL
+        AND (
+            start + seconds * interval '1 second' + grace <= reached
+            OR (
+                at_rest
+                AND updated_at + grace <= now()
+                AND start + seconds * interval '1 second' + grace <= now()
+            )
+        );
+    RETURN reached;
+END
+$$;
+
+COMMENT ON FUNCTION slate.close_windows(the_stream text, all_partitions integer[], grace interval) IS 'Closes the windows in which nothing more is expected; returns the event time that every partition has come past';
 
 CREATE FUNCTION slate.ensure_month(a_day date) RETURNS text
     LANGUAGE plpgsql
@@ -68,6 +160,33 @@ END
 $$;
 
 COMMENT ON FUNCTION slate.ensure_month(a_day date) IS 'Makes the partition of spark_events for the month of a day (UTC); its name, or NULL when it was there';
+
+CREATE FUNCTION slate.quantile(bins jsonb, share double precision) RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    AS $$
+SELECT CASE WHEN bin < 0 THEN 0 ELSE 2 * power(1.01 / 0.99, bin) / (1 + 1.01 / 0.99) END::double precision
+FROM (
+    SELECT
+        key::integer AS bin,
+        sum(value::bigint) OVER (ORDER BY key::integer) AS up_to,
+        sum(value::bigint) OVER () AS n
+    FROM jsonb_each_text(bins)
+) AS cumulative
+WHERE up_to > share * (n - 1)
+ORDER BY bin
+LIMIT 1
+$$;
+
+COMMENT ON FUNCTION slate.quantile(bins jsonb, share double precision) IS 'A quantile of a histogram, right to 1 % of itself';
+
+CREATE AGGREGATE slate.sum_bins(jsonb) (
+    SFUNC = slate.add_bins,
+    STYPE = jsonb,
+    INITCOND = '{}'
+);
+
+COMMENT ON AGGREGATE slate.sum_bins(jsonb) IS 'The sum of histograms';
 
 CREATE TABLE public.spark_build_jobs (
     id text NOT NULL,
@@ -434,6 +553,131 @@ COMMENT ON COLUMN public.spark_usage_daily.tokens_completion IS 'Tokens written 
 
 COMMENT ON COLUMN public.spark_usage_daily.cost_estimate IS 'Estimated cost that day, US dollars';
 
+CREATE TABLE slate.call_changes (
+    stream text NOT NULL,
+    seq bigint NOT NULL,
+    old_ts timestamp with time zone NOT NULL,
+    old_name text NOT NULL,
+    old_status text NOT NULL,
+    old_duration_ms integer,
+    new_ts timestamp with time zone NOT NULL,
+    new_name text NOT NULL,
+    new_status text NOT NULL,
+    new_duration_ms integer
+);
+
+COMMENT ON TABLE slate.call_changes IS 'Calls that a later message changed, before and after it, for the rollups, which delete what they have counted';
+
+COMMENT ON COLUMN slate.call_changes.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.call_changes.seq IS 'Stream sequence of the message that changed it';
+
+COMMENT ON COLUMN slate.call_changes.old_ts IS 'spark_function_calls.ts before';
+
+COMMENT ON COLUMN slate.call_changes.old_name IS 'spark_function_calls.name before';
+
+COMMENT ON COLUMN slate.call_changes.old_status IS 'spark_function_calls.status before';
+
+COMMENT ON COLUMN slate.call_changes.old_duration_ms IS 'spark_function_calls.duration_ms before';
+
+COMMENT ON COLUMN slate.call_changes.new_ts IS 'spark_function_calls.ts after';
+
+COMMENT ON COLUMN slate.call_changes.new_name IS 'spark_function_calls.name after';
+
+COMMENT ON COLUMN slate.call_changes.new_status IS 'spark_function_calls.status after';
+
+COMMENT ON COLUMN slate.call_changes.new_duration_ms IS 'spark_function_calls.duration_ms after';
+
+CREATE TABLE slate.windows (
+    start timestamp with time zone NOT NULL,
+    seconds integer NOT NULL,
+    signal text NOT NULL,
+    key text NOT NULL,
+    status text NOT NULL,
+    count bigint NOT NULL,
+    tokens_prompt bigint NOT NULL,
+    tokens_completion bigint NOT NULL,
+    cost numeric NOT NULL,
+    bins jsonb NOT NULL,
+    late bigint NOT NULL,
+    revision integer DEFAULT 0 NOT NULL,
+    sent integer DEFAULT 0 NOT NULL,
+    closed_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT windows_seconds_check CHECK ((seconds = ANY (ARRAY[60, 300]))),
+    CONSTRAINT windows_signal_check CHECK ((signal = ANY (ARRAY['calls'::text, 'usage_by_model'::text, 'usage_by_user'::text, 'events'::text, 'dead_letters'::text, 'ingest_delay'::text])))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE slate.windows IS 'Figures of one and five minutes of event time; a closed window to which something late was added is open again';
+
+COMMENT ON COLUMN slate.windows.start IS 'Event time at which the window begins';
+
+COMMENT ON COLUMN slate.windows.seconds IS 'How long it is: 60 or 300';
+
+COMMENT ON COLUMN slate.windows.signal IS 'What is counted: calls, usage_by_model, usage_by_user, events, dead_letters or ingest_delay (by time of receipt)';
+
+COMMENT ON COLUMN slate.windows.key IS 'Function, model, user (empty: unknown), type of event or kind of fault; empty for ingest_delay';
+
+COMMENT ON COLUMN slate.windows.status IS 'success or failed for calls, else empty';
+
+COMMENT ON COLUMN slate.windows.count IS 'How many';
+
+COMMENT ON COLUMN slate.windows.tokens_prompt IS 'Tokens of their prompts';
+
+COMMENT ON COLUMN slate.windows.tokens_completion IS 'Tokens of their completions';
+
+COMMENT ON COLUMN slate.windows.cost IS 'Their cost, US dollars';
+
+COMMENT ON COLUMN slate.windows.bins IS 'Histogram of durations (calls) or delays (ingest_delay), milliseconds: count by bin; see slate.quantile';
+
+COMMENT ON COLUMN slate.windows.late IS 'How many came after it was closed';
+
+COMMENT ON COLUMN slate.windows.revision IS 'How often it was closed';
+
+COMMENT ON COLUMN slate.windows.sent IS 'Revision that SLATE_ANALYTICS_URL has acknowledged';
+
+COMMENT ON COLUMN slate.windows.closed_at IS 'When it was closed; NULL while it is open';
+
+COMMENT ON COLUMN slate.windows.updated_at IS 'When something was added last';
+
+CREATE VIEW slate.call_latencies AS
+ SELECT start,
+    seconds,
+    key AS name,
+    count,
+    failed,
+    slate.quantile(bins, (0.5)::double precision) AS p50_ms,
+    slate.quantile(bins, (0.95)::double precision) AS p95_ms,
+    slate.quantile(bins, (0.99)::double precision) AS p99_ms
+   FROM ( SELECT windows.start,
+            windows.seconds,
+            windows.key,
+            (sum(windows.count))::bigint AS count,
+            (COALESCE(sum(windows.count) FILTER (WHERE (windows.status = 'failed'::text)), (0)::numeric))::bigint AS failed,
+            slate.sum_bins(windows.bins) AS bins
+           FROM slate.windows
+          WHERE (windows.signal = 'calls'::text)
+          GROUP BY windows.start, windows.seconds, windows.key) both_outcomes;
+
+COMMENT ON VIEW slate.call_latencies IS 'Latencies of calls by window and function, whatever their outcome';
+
+COMMENT ON COLUMN slate.call_latencies.start IS 'Event time at which the window begins';
+
+COMMENT ON COLUMN slate.call_latencies.seconds IS 'How long it is: 60 or 300';
+
+COMMENT ON COLUMN slate.call_latencies.name IS 'Function';
+
+COMMENT ON COLUMN slate.call_latencies.count IS 'Calls';
+
+COMMENT ON COLUMN slate.call_latencies.failed IS 'Failed ones among them';
+
+COMMENT ON COLUMN slate.call_latencies.p50_ms IS 'Median duration, milliseconds, to 1 %';
+
+COMMENT ON COLUMN slate.call_latencies.p95_ms IS '95th percentile of their durations, milliseconds, to 1 %';
+
+COMMENT ON COLUMN slate.call_latencies.p99_ms IS '99th percentile of their durations, milliseconds, to 1 %';
+
 CREATE TABLE slate.dead_letters (
     id bigint NOT NULL,
     received_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -615,6 +859,62 @@ COMMENT ON COLUMN slate.ledger.lost IS 'Stream sequences that were gone before t
 
 COMMENT ON COLUMN slate.ledger.updated_at IS 'When the partition was written last';
 
+CREATE TABLE slate.rollup_progress (
+    stream text NOT NULL,
+    partition integer NOT NULL,
+    created timestamp with time zone NOT NULL,
+    seq bigint DEFAULT 0 NOT NULL,
+    read bigint DEFAULT 0 NOT NULL,
+    watermark timestamp with time zone,
+    idle boolean DEFAULT false NOT NULL,
+    owner text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE slate.rollup_progress IS 'How far each partition of a stream is counted in the daily tables and in slate.windows';
+
+COMMENT ON COLUMN slate.rollup_progress.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.rollup_progress.partition IS 'Partition of the stream, as in slate.progress';
+
+COMMENT ON COLUMN slate.rollup_progress.created IS 'When the stream was created';
+
+COMMENT ON COLUMN slate.rollup_progress.seq IS 'Stream sequence up to which the partition is counted';
+
+COMMENT ON COLUMN slate.rollup_progress.read IS 'Messages counted; the rollups are at rest where it equals slate.progress.read';
+
+COMMENT ON COLUMN slate.rollup_progress.watermark IS 'Latest event time counted';
+
+COMMENT ON COLUMN slate.rollup_progress.idle IS 'Whether the stream held nothing more of it then';
+
+COMMENT ON COLUMN slate.rollup_progress.owner IS 'Worker that counted last';
+
+COMMENT ON COLUMN slate.rollup_progress.updated_at IS 'When it was counted last';
+
+CREATE TABLE slate.skipped (
+    stream text NOT NULL,
+    partition integer NOT NULL,
+    "position" bigint NOT NULL,
+    seqs bigint[] NOT NULL,
+    dead_seqs bigint[] NOT NULL,
+    dead_codes text[] NOT NULL
+);
+
+COMMENT ON TABLE slate.skipped IS 'Messages of which ingest stored nothing, for the rollups, which delete what they have counted';
+
+COMMENT ON COLUMN slate.skipped.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.skipped.partition IS 'Partition of the stream';
+
+COMMENT ON COLUMN slate.skipped."position" IS 'Where the partition was after the transaction that skipped them';
+
+COMMENT ON COLUMN slate.skipped.seqs IS 'Stream sequences of messages of which nothing is stored';
+
+COMMENT ON COLUMN slate.skipped.dead_seqs IS 'Stream sequence of each dead letter';
+
+COMMENT ON COLUMN slate.skipped.dead_codes IS 'Its kind of fault';
+
 ALTER TABLE ONLY public.spark_build_jobs
     ADD CONSTRAINT spark_build_jobs_pkey PRIMARY KEY (id);
 
@@ -654,6 +954,9 @@ ALTER TABLE ONLY public.spark_usage_daily
 ALTER TABLE ONLY public.spark_usage
     ADD CONSTRAINT spark_usage_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY slate.call_changes
+    ADD CONSTRAINT call_changes_pkey PRIMARY KEY (stream, seq);
+
 ALTER TABLE ONLY slate.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
 
@@ -665,6 +968,15 @@ ALTER TABLE ONLY slate.gaps
 
 ALTER TABLE ONLY slate.progress
     ADD CONSTRAINT progress_pkey PRIMARY KEY (stream, partition);
+
+ALTER TABLE ONLY slate.rollup_progress
+    ADD CONSTRAINT rollup_progress_pkey PRIMARY KEY (stream, partition);
+
+ALTER TABLE ONLY slate.skipped
+    ADD CONSTRAINT skipped_pkey PRIMARY KEY (stream, partition, "position");
+
+ALTER TABLE ONLY slate.windows
+    ADD CONSTRAINT windows_pkey PRIMARY KEY (start, seconds, signal, key, status);
 
 CREATE INDEX spark_build_jobs_created_at ON public.spark_build_jobs USING btree (created_at);
 
@@ -683,3 +995,7 @@ CREATE INDEX spark_telemetry_ts ON public.spark_telemetry USING btree (ts);
 CREATE INDEX spark_usage_ts ON public.spark_usage USING btree (ts);
 
 CREATE INDEX dead_letters_received_at ON slate.dead_letters USING btree (received_at);
+
+CREATE INDEX windows_open ON slate.windows USING btree (start) WHERE (closed_at IS NULL);
+
+CREATE INDEX windows_to_send ON slate.windows USING btree (closed_at) WHERE ((closed_at IS NOT NULL) AND (sent < revision));

@@ -5,7 +5,7 @@ decides between messages of the same event time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -28,6 +28,7 @@ USERS = [UUID(int=1), UUID(int=2)]
 
 # Few keys and few times, so that messages meet.
 times = st.integers(BASE, BASE + 4)
+sequences = count(1)
 labels = st.sampled_from(["a", "b", "c"])
 documents = st.one_of(st.none(), st.integers(0, 3).map(lambda n: {"n": n}))
 users = st.sampled_from([None, *USERS])
@@ -161,7 +162,7 @@ def of_call(message: Call) -> Row:
     told = message._replace(ts=message.ts * SECOND)._asdict()
     told |= {"args": to_json(message.args), "output": to_json(message.output)}
     told |= {"user": to_bytes(message.user), "project": to_bytes(message.project)}
-    return (None, *told.values())
+    return (None, *told.values(), next(sequences))
 
 
 def of_session(message: Session) -> Row:
@@ -191,7 +192,7 @@ def stored(connection: psycopg.Connection, table: Table, rows: list[Row], cuts: 
         for begin, end in pairwise(places):
             if begin < end:
                 for turn in table.turns(rows[begin:end]):
-                    connection.execute(table.sql.encode(), table.parameters(turn))
+                    connection.execute(table.sql.encode(), table.parameters(turn) | {"stream": "S"})
         return connection.execute(f"SELECT {columns} FROM {table.name} AS stored ORDER BY 1, 2".encode()).fetchall()
 
 

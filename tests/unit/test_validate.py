@@ -90,6 +90,7 @@ def test_a_function_call_is_stored_with_its_arguments_and_output() -> None:
                     b"[1,null]",
                     USER_BYTES,
                     PROJECT_BYTES,
+                    1,
                 )
             ]
         ]
@@ -102,7 +103,7 @@ def test_a_function_call_is_stored_with_its_arguments_and_output() -> None:
 def test_a_failed_call_keeps_its_error_as_text(error: object, column: str | None) -> None:
     fields = {"callId": "c", "name": "n", "status": "failed", "error": error}
     assert rows(CALL, fields) == {
-        "spark_function_calls": [("s", "c", "n", AT_US, None, "failed", column, None, None, None, None)]
+        "spark_function_calls": [("s", "c", "n", AT_US, None, "failed", column, None, None, None, None, 1)]
     }
 
 
@@ -124,7 +125,7 @@ def test_an_older_call_failed_only_where_its_result_says_success_false(
     fields = {"type": "function_call", "functionName": "n", "args": {"a": 1}, "result": result, "eventId": "e-1"}
     assert rows(CALL, fields) == {
         "spark_function_calls": [
-            ("s", "e-1", "n", AT_US, None, status, error, b'{"a":1}', msgspec.json.encode(result), None, None)
+            ("s", "e-1", "n", AT_US, None, status, error, b'{"a":1}', msgspec.json.encode(result), None, None, 1)
         ]
     }
 
