@@ -50,6 +50,7 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
         self._changed = threading.Condition()
         self._closing = False
         self._error: BaseException | None = None
+        self._raised = False
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
@@ -59,8 +60,7 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
             for item in items:
                 while self._queued >= 2 * self._most and self._error is None:
                     self._changed.wait()
-                if self._error is not None:
-                    raise self._error
+                self._raise()
                 messages, size = self._weigh(item)
                 self._queue.append((item, messages, size))
                 self._queued += messages
@@ -72,7 +72,12 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        if self._error is not None:
+        self._raise()
+
+    def _raise(self) -> None:
+        """Raise once: Bytewax closes what has raised, and a second error then would abort the process."""
+        if self._error is not None and not self._raised:
+            self._raised = True
             raise self._error
 
     def _run(self) -> None:

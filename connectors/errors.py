@@ -6,7 +6,8 @@
     ├── SchemaError          the database has no schema, an older one, or one that drifted
     ├── StreamError          the JetStream stream is missing or is not as the settings say
     ├── PublishError         JetStream did not acknowledge an event
-    └── FencedError          another worker has taken over our partition
+    ├── FencedError          another worker has taken over our partition
+    └── AuditError           an audit could not be made
 
 Messages say what to do next: which setting to change, which command to run.
 """
@@ -34,6 +35,10 @@ class StreamError(SlateError):
 
 class PublishError(SlateError):
     """JetStream did not acknowledge an event."""
+
+
+class AuditError(SlateError):
+    """An audit could not be made."""
 
 
 class FencedError(SlateError):

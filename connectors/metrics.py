@@ -21,7 +21,11 @@ DUPLICATES: Final = Counter("spark_ingest_duplicates", "Messages whose event was
 DEAD_LETTERS: Final = Counter("spark_ingest_dead_letters", "Dead letters", ["stage", "reason"])
 LOST: Final = Counter("spark_ingest_lost_messages", "Sequences that left the stream unread", ["partition"])
 RETRIES: Final = Counter("spark_ingest_retries", "Transactions tried again", ["reason"])
-LAG: Final = Gauge("spark_ingest_lag_messages", "Messages of the stream not handed on yet", ["partition"])
+LAG: Final = {
+    purpose: Gauge(f"spark_{name}_lag_messages", "Messages of the stream not handed on yet", ["partition"])
+    for purpose, name in (("ingest", "ingest"), ("rollups", "rollup"))
+}
+"""By who reads."""
 LAST_COMMIT: Final = Gauge("spark_ingest_last_commit_timestamp_seconds", "Time of the last commit, since 1970")
 BATCH_MESSAGES: Final = Histogram(
     "spark_ingest_batch_messages",
@@ -32,6 +36,20 @@ BATCH_SECONDS: Final = Histogram(
     "spark_ingest_batch_seconds",
     "Time a transaction took, retries included",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
+)
+
+ROLLUP_MESSAGES: Final = Counter("spark_rollup_messages", "Messages counted", ["partition"])
+ROLLUP_LATE: Final = Counter("spark_rollup_late", "What came after its window of one minute was to be closed")
+ROLLUP_REFUSED: Final = Counter("spark_rollup_refused", "Totals that are beyond their column")
+ROLLUP_RETRIES: Final = Counter("spark_rollup_retries", "Transactions tried again", ["reason"])
+ROLLUP_LAST_COMMIT: Final = Gauge("spark_rollup_last_commit_timestamp_seconds", "Time of the last commit, since 1970")
+ROLLUP_DRIFT: Final = Gauge(
+    "spark_rollup_drift", "Totals of today and yesterday that differ from the tables", ["rollup"]
+)
+ROLLUP_FLUSH_SECONDS: Final = Histogram(
+    "spark_rollup_flush_seconds",
+    "Time a transaction took, retries included",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
 
 

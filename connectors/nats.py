@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
+import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
-from connectors.errors import ConfigurationError
+from connectors.errors import ConfigurationError, StreamError
 from connectors.jetstream import check_stream, ensure_stream, partition_numbers
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.outcomes import DeadLetter
@@ -33,6 +34,8 @@ __all__ = [
     "ensure_stream",
 ]
 
+_log = structlog.get_logger(__name__)
+
 DEAD_LETTERS: Final = "slate.dead_letters"
 """Subject of notices about dead letters, with the stage as its last token; outside the stream."""
 _TAKE: Final = (
@@ -40,37 +43,55 @@ _TAKE: Final = (
 )
 
 
-class _NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
+class NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
+    """One partition; `position` is that of what was handed over last, None before reading began."""
+
     def __init__(self, reader: PartitionReader, stream: str, shutdown: Shutdown) -> None:
         self._reader = reader
-        self._stream = stream
         self._shutdown = shutdown
-        self._position: int | None = None
+        self.stream = stream
+        self.partition = reader.partition
+        self.position: int | None = None
+
+    @property
+    def drained(self) -> bool:
+        """Whether the stream holds nothing more of this partition."""
+        return self._reader.lag == 0
 
     def next_batch(self) -> list[NatsBatch]:
+        """What has come, as one batch; never waits.
+
+        Raises:
+            StreamError: the stream was made anew.
+        """
         if self._shutdown.requested:
             raise StopIteration
         reader = self._reader
         idle = reader.idle_position  # before `take`: what arrived until then is taken first
         messages = reader.take(_TAKE)
-        after = self._position
+        after = self.position
         if after is None:
             if reader.resumed_from is None:
                 return []
-            after = self._position = reader.resumed_from
+            after = self.position = reader.resumed_from
         if messages:
-            self._position = position = messages[-1].sequence
+            if messages[0].sequence <= after:
+                _log.error("the stream was made anew: stopping, to begin with it at the next start")
+                raise StreamError(f"the stream {self.stream} was made anew: start the worker again")
+            self.position = position = messages[-1].sequence
         elif idle > after:
-            self._position = position = idle
+            self.position = position = idle
         else:
             return []
-        return [NatsBatch(self._stream, reader.partition, after, position, messages)]
+        return [NatsBatch(self.stream, self.partition, after, position, messages)]
 
     def next_awake(self) -> datetime | None:
+        """At once: Bytewax waits a millisecond after nothing came."""
         return None
 
     def snapshot(self) -> int:
-        return self._position or 0
+        """The position, for a recovery store; nothing resumes from it."""
+        return self.position or 0
 
 
 class NatsSource(FixedPartitionedSource[NatsBatch, int]):
@@ -101,15 +122,15 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
         """Partition keys, `"{index}-{stream}"`."""
         return [f"{number}-{self._settings.stream}" for number in partition_numbers(self._settings)]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _NatsSourcePartition:
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> NatsSourcePartition:
         """Begin to read a partition."""
         partition = int(for_part.removesuffix(f"-{self._settings.stream}"))
         with self._lock:
             if self._thread is None:
                 self._thread = ReaderThread(self._settings, self._purpose)
         reader = self._thread.read(partition, self._positions)
-        metrics.LAG.labels(partition=str(partition)).set_function(lambda: reader.lag)
-        return _NatsSourcePartition(reader, self._settings.stream, self._shutdown)
+        metrics.LAG[self._purpose].labels(partition=str(partition)).set_function(lambda: reader.lag)
+        return NatsSourcePartition(reader, self._settings.stream, self._shutdown)
 
     def announce(self, partition: int, letter: DeadLetter) -> None:
         """Tell `slate.dead_letters.<stage>` of a stored dead letter: at most once, for whoever listens now."""

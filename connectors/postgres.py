@@ -59,7 +59,7 @@ class Progress:
                     self._lost(connection, state.stream, partition, seq + 1, found)
                 return found
         except psycopg.Error as error:
-            raise _as_slate_error(error) from None
+            raise as_slate_error(error) from None
 
     def gap(self, partition: int, first: int, last: int) -> None:
         """Record sequences that left the stream before they were read.
@@ -71,7 +71,7 @@ class Progress:
             with open_connection(self._settings, "slate-progress") as connection:
                 self._lost(connection, self._settings.stream, partition, first, last)
         except psycopg.Error as error:
-            raise _as_slate_error(error) from None
+            raise as_slate_error(error) from None
 
     def _reconcile(self, partition: int, state: StreamState, seq: int, created: object) -> int:
         log = _log.bind(stream=state.stream, partition=partition, position=seq)
@@ -105,7 +105,8 @@ class Progress:
         )
 
 
-def _as_slate_error(error: psycopg.Error) -> SlateError:
+def as_slate_error(error: psycopg.Error) -> SlateError:
+    """An error of PostgreSQL in a person's words."""
     text = (error.diag.message_primary or str(error)).strip()
     if classify(error) is Fault.FATAL:
         return SchemaError(f"PostgreSQL: {text}; run `slate migrate`, and check the role's permissions")

@@ -96,6 +96,21 @@ class Settings(BaseSettings):
         validation_alias=_env("SLATE_QUEUE_BYTES"),
         description="most bytes read ahead, all partitions",
     )
+    rollup_flush_s: Annotated[float, Field(gt=0, le=60)] = Field(
+        2.0,
+        validation_alias=_env("SLATE_ROLLUP_FLUSH"),
+        description="how often totals and windows are written, seconds",
+    )
+    window_grace_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        60.0,
+        validation_alias=_env("SLATE_WINDOW_GRACE"),
+        description="how long after its end a window stays open for what comes late, seconds of event time",
+    )
+    audit_every_s: Annotated[float, Field(ge=0)] = Field(
+        300.0,
+        validation_alias=_env("SLATE_AUDIT_EVERY"),
+        description="how often a rollups worker holds its totals against the tables, seconds; 0 is never",
+    )
     db_statement_timeout_s: Annotated[float, Field(gt=0)] = Field(
         30.0, validation_alias=_env("SLATE_DB_STATEMENT_TIMEOUT"), description="longest statement, seconds"
     )

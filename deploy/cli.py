@@ -12,6 +12,7 @@ from rich.console import Console
 from connectors.errors import SlateError
 from connectors.settings import Settings
 from deploy import dead_letters
+from deploy.audit import audit_command
 from deploy.doctor import examine, show
 from deploy.migrate import migrate_all
 from deploy.up import Wishes
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("simulate")(simulate)
+app.command("audit")(audit_command)
 app.add_typer(dead_letters.app, name="dead-letters", help="List, show and replay what was refused.")
 
 

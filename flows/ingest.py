@@ -3,19 +3,15 @@
 Run it with `python -m bytewax.run flows.ingest`; it needs no recovery store, for its position is in the database.
 """
 
-import gc
-import sys
-
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
-from connectors import logs, metrics
-from connectors.errors import SlateError
 from connectors.nats import NatsSource
 from connectors.postgres import PostgresSink, Progress
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from flows.rows import TABLES
+from flows.start import start
 from flows.validate import refused_by_store, validate
 
 
@@ -38,19 +34,5 @@ def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
 
 
 def flow() -> Dataflow:
-    """What `bytewax.run` starts: the dataflow with this process's settings, logs, metrics and signals."""
-    try:
-        settings = Settings.load()
-        logs.configure(settings)
-        shutdown = Shutdown()
-        shutdown.on_signals()
-        dataflow = build(settings, shutdown)
-        metrics.serve(settings)
-    except SlateError as error:
-        sys.exit(f"flows.ingest: {error}")
-    # Rows live for one batch and hold no cycles: collecting often finds nothing and walks them all.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-    # Reading, validating and writing take turns at the interpreter; longer turns move less between the cores' caches.
-    sys.setswitchinterval(0.02)
-    return dataflow
+    """What `bytewax.run` starts."""
+    return start("flows.ingest", build)

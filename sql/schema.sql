@@ -82,6 +82,15 @@ $$;
 
 COMMENT ON FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], idles boolean[], call_seqs bigint[], the_owner text) IS 'Moves counted partitions from where the caller left them, in the transaction that adds what was counted; SL001 if another worker has moved one';
 
+CREATE FUNCTION slate.bin(ms bigint) RETURNS integer
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path TO 'pg_catalog'
+    AS $$
+SELECT CASE WHEN ms = 0 THEN -1 ELSE ceil(ln(ms::double precision) / ln(1.01::double precision / 0.99)) END::integer
+$$;
+
+COMMENT ON FUNCTION slate.bin(ms bigint) IS 'The bin of a duration in milliseconds';
+
 CREATE FUNCTION slate.close_windows(the_stream text, all_partitions integer[], grace interval) RETURNS timestamp with time zone
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog'
@@ -165,7 +174,8 @@ CREATE FUNCTION slate.quantile(bins jsonb, share double precision) RETURNS doubl
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'pg_catalog'
     AS $$
-SELECT CASE WHEN bin < 0 THEN 0 ELSE 2 * power(1.01 / 0.99, bin) / (1 + 1.01 / 0.99) END::double precision
+SELECT
+    CASE WHEN bin < 0 THEN 0 ELSE power(1.01::double precision / 0.99, bin) * 2 / (1 + 1.01::double precision / 0.99) END
 FROM (
     SELECT
         key::integer AS bin,
@@ -179,6 +189,69 @@ LIMIT 1
 $$;
 
 COMMENT ON FUNCTION slate.quantile(bins jsonb, share double precision) IS 'A quantile of a histogram, right to 1 % of itself';
+
+CREATE FUNCTION slate.rollup_differences(since date, until date) RETURNS TABLE(rollup text, day date, key text, model text, counted numeric[], wanted numeric[])
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+SELECT 'usage', day, session_id, model, counted, wanted
+FROM (
+    SELECT
+        ts::date AS day,
+        session_id,
+        model,
+        ARRAY[sum(tokens_prompt), sum(tokens_completion), sum(cost_estimate)] AS wanted
+    FROM public.spark_usage
+    WHERE ts >= since AND ts < until
+    GROUP BY ts::date, session_id, model
+) AS raw
+FULL JOIN (
+    SELECT day, session_id, model, ARRAY[tokens_prompt, tokens_completion, cost_estimate] AS counted
+    FROM public.spark_usage_daily
+    WHERE day >= since AND day < until
+) AS total USING (day, session_id, model)
+WHERE counted IS DISTINCT FROM wanted
+UNION ALL
+SELECT 'errors', day, name, '', counted, wanted
+FROM (
+    SELECT day, name, ARRAY[successes, errors, round(errors / (successes + errors), 3)] AS wanted
+    FROM (
+        SELECT
+            ts::date AS day,
+            name,
+            count(*) FILTER (WHERE status = 'success')::numeric AS successes,
+            count(*) FILTER (WHERE status = 'failed')::numeric AS errors
+        FROM public.spark_function_calls
+        WHERE ts >= since AND ts < until
+        GROUP BY ts::date, name
+    ) AS calls
+) AS raw
+FULL JOIN (
+    SELECT day, name, ARRAY[success_count, error_count, error_rate] AS counted
+    FROM public.spark_errors_daily
+    WHERE day >= since AND day < until
+) AS total USING (day, name)
+WHERE counted IS DISTINCT FROM wanted
+UNION ALL
+SELECT 'events', day, type, '', counted, wanted
+FROM (
+    SELECT ts::date AS day, type, ARRAY[count(*)::numeric] AS wanted
+    FROM public.spark_events
+    WHERE ts >= since AND ts < until
+    GROUP BY ts::date, type
+) AS raw
+FULL JOIN (
+    SELECT day, type, ARRAY[event_count::numeric] AS counted
+    FROM public.spark_events_daily
+    WHERE day >= since AND day < until
+) AS total USING (day, type)
+WHERE
+    counted IS DISTINCT FROM wanted
+    AND date_trunc('month', day)::date NOT IN (SELECT month FROM slate.dropped_months)
+$$;
+
+COMMENT ON FUNCTION slate.rollup_differences(since date, until date) IS 'Where the daily tables differ from what they are counted from, and what they should hold';
 
 CREATE AGGREGATE slate.sum_bins(jsonb) (
     SFUNC = slate.add_bins,
@@ -738,6 +811,17 @@ ALTER TABLE slate.dead_letters ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
     CACHE 1
 );
 
+CREATE TABLE slate.dropped_months (
+    month date NOT NULL,
+    dropped_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE slate.dropped_months IS 'Months whose events were dropped: their daily totals are all that is left of them';
+
+COMMENT ON COLUMN slate.dropped_months.month IS 'First day of the month (UTC)';
+
+COMMENT ON COLUMN slate.dropped_months.dropped_at IS 'When they were dropped';
+
 CREATE TABLE slate.event_ids (
     id uuid NOT NULL,
     day date DEFAULT CURRENT_DATE NOT NULL
@@ -959,6 +1043,9 @@ ALTER TABLE ONLY slate.call_changes
 
 ALTER TABLE ONLY slate.dead_letters
     ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.dropped_months
+    ADD CONSTRAINT dropped_months_pkey PRIMARY KEY (month);
 
 ALTER TABLE ONLY slate.event_ids
     ADD CONSTRAINT event_ids_pkey PRIMARY KEY (id);

@@ -29,8 +29,7 @@ known AS (
             c.duration_ms
         FROM public.spark_function_calls AS c
         WHERE c.session_id = incoming.session_id AND c.call_id = incoming.call_id
-        ORDER BY c.id
-        LIMIT 1
+        OFFSET 0 -- noqa: AM09
     ) AS found
 ),
 
@@ -85,3 +84,12 @@ SELECT
     stored.duration_ms
 FROM known
 INNER JOIN stored ON known.session_id = stored.session_id AND known.call_id = stored.call_id
+ON CONFLICT (stream, seq) DO UPDATE SET
+    old_ts = excluded.old_ts,
+    old_name = excluded.old_name,
+    old_status = excluded.old_status,
+    old_duration_ms = excluded.old_duration_ms,
+    new_ts = excluded.new_ts,
+    new_name = excluded.new_name,
+    new_status = excluded.new_status,
+    new_duration_ms = excluded.new_duration_ms

@@ -42,6 +42,15 @@ CREATE TABLE slate.rollup_progress (
     PRIMARY KEY (stream, partition)
 ) WITH (fillfactor = 50);
 
+-- What was stored before there was any of this is counted from the tables: no stream was created then.
+INSERT INTO slate.rollup_progress (stream, partition, created)
+SELECT
+    stream,
+    partition,
+    '-infinity'
+FROM slate.progress
+WHERE read > 0;
+
 CREATE TABLE slate.windows (
     start timestamptz NOT NULL,
     seconds integer NOT NULL CHECK (seconds IN (60, 300)),
@@ -86,11 +95,18 @@ CREATE AGGREGATE slate.sum_bins(jsonb) ( -- noqa: LT01
     SFUNC = slate.add_bins, STYPE = jsonb, INITCOND = '{}' -- noqa: CP02,CP05,LT01
 );
 
--- A quantile of a histogram, in the unit of its values, right to 1 % of itself. Bins are those of a DDSketch with that
--- accuracy: bin n holds (g^(n-1), g^n], where g = 1.01 / 0.99; bin -1 holds zero.
+-- The bin of a duration. Bins are those of a DDSketch with an accuracy of 1 %: bin n holds (g^(n-1), g^n], where
+-- g = 1.01 / 0.99; bin -1 holds zero.
+CREATE FUNCTION slate.bin(ms bigint) RETURNS integer LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog AS $$
+SELECT CASE WHEN ms = 0 THEN -1 ELSE ceil(ln(ms::double precision) / ln(1.01::double precision / 0.99)) END::integer
+$$;
+
+-- A quantile of a histogram, in the unit of its values, right to 1 % of itself.
 CREATE FUNCTION slate.quantile(bins jsonb, share double precision) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog AS $$
-SELECT CASE WHEN bin < 0 THEN 0 ELSE 2 * power(1.01 / 0.99, bin) / (1 + 1.01 / 0.99) END::double precision
+SELECT
+    CASE WHEN bin < 0 THEN 0 ELSE power(1.01::double precision / 0.99, bin) * 2 / (1 + 1.01::double precision / 0.99) END
 FROM (
     SELECT
         key::integer AS bin,
@@ -204,6 +220,74 @@ BEGIN
 END
 $$;
 
+-- Months whose events were dropped: their daily totals are all that is left, and nothing can be held against them.
+CREATE TABLE slate.dropped_months (
+    month date PRIMARY KEY,
+    dropped_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Where the daily tables differ from what they are counted from, for the days from `since` until before `until` (UTC).
+-- `counted` is the row that is there, NULL for none, and `wanted` the one that should be: tokens of prompts and
+-- completions and cost; successes, errors and their rate; events.
+CREATE FUNCTION slate.rollup_differences(since date, until date)
+RETURNS TABLE (rollup text, day date, key text, model text, counted numeric[], wanted numeric[])
+LANGUAGE sql STABLE SET search_path = pg_catalog SET timezone = 'UTC' AS $$
+SELECT 'usage', day, session_id, model, counted, wanted
+FROM (
+    SELECT
+        ts::date AS day,
+        session_id,
+        model,
+        ARRAY[sum(tokens_prompt), sum(tokens_completion), sum(cost_estimate)] AS wanted
+    FROM public.spark_usage
+    WHERE ts >= since AND ts < until
+    GROUP BY ts::date, session_id, model
+) AS raw
+FULL JOIN (
+    SELECT day, session_id, model, ARRAY[tokens_prompt, tokens_completion, cost_estimate] AS counted
+    FROM public.spark_usage_daily
+    WHERE day >= since AND day < until
+) AS total USING (day, session_id, model)
+WHERE counted IS DISTINCT FROM wanted
+UNION ALL
+SELECT 'errors', day, name, '', counted, wanted
+FROM (
+    SELECT day, name, ARRAY[successes, errors, round(errors / (successes + errors), 3)] AS wanted
+    FROM (
+        SELECT
+            ts::date AS day,
+            name,
+            count(*) FILTER (WHERE status = 'success')::numeric AS successes,
+            count(*) FILTER (WHERE status = 'failed')::numeric AS errors
+        FROM public.spark_function_calls
+        WHERE ts >= since AND ts < until
+        GROUP BY ts::date, name
+    ) AS calls
+) AS raw
+FULL JOIN (
+    SELECT day, name, ARRAY[success_count, error_count, error_rate] AS counted
+    FROM public.spark_errors_daily
+    WHERE day >= since AND day < until
+) AS total USING (day, name)
+WHERE counted IS DISTINCT FROM wanted
+UNION ALL
+SELECT 'events', day, type, '', counted, wanted
+FROM (
+    SELECT ts::date AS day, type, ARRAY[count(*)::numeric] AS wanted
+    FROM public.spark_events
+    WHERE ts >= since AND ts < until
+    GROUP BY ts::date, type
+) AS raw
+FULL JOIN (
+    SELECT day, type, ARRAY[event_count::numeric] AS counted
+    FROM public.spark_events_daily
+    WHERE day >= since AND day < until
+) AS total USING (day, type)
+WHERE
+    counted IS DISTINCT FROM wanted
+    AND date_trunc('month', day)::date NOT IN (SELECT month FROM slate.dropped_months)
+$$;
+
 COMMENT ON TABLE slate.skipped IS
 'Messages of which ingest stored nothing, for the rollups, which delete what they have counted';
 COMMENT ON COLUMN slate.skipped.stream IS 'JetStream stream';
@@ -271,6 +355,14 @@ COMMENT ON COLUMN slate.call_latencies.p50_ms IS 'Median duration, milliseconds,
 COMMENT ON COLUMN slate.call_latencies.p95_ms IS '95th percentile of their durations, milliseconds, to 1 %';
 COMMENT ON COLUMN slate.call_latencies.p99_ms IS '99th percentile of their durations, milliseconds, to 1 %';
 
+COMMENT ON TABLE slate.dropped_months IS
+'Months whose events were dropped: their daily totals are all that is left of them';
+COMMENT ON COLUMN slate.dropped_months.month IS 'First day of the month (UTC)';
+COMMENT ON COLUMN slate.dropped_months.dropped_at IS 'When they were dropped';
+
+COMMENT ON FUNCTION slate.rollup_differences(date, date) IS
+'Where the daily tables differ from what they are counted from, and what they should hold';
+COMMENT ON FUNCTION slate.bin(bigint) IS 'The bin of a duration in milliseconds';
 COMMENT ON FUNCTION slate.add_bins(jsonb, jsonb) IS 'The sum of two histograms';
 COMMENT ON AGGREGATE slate.sum_bins(jsonb) IS 'The sum of histograms'; -- noqa: LT01
 COMMENT ON FUNCTION slate.quantile(jsonb, double precision) IS 'A quantile of a histogram, right to 1 % of itself';

@@ -61,11 +61,10 @@ async def publish(settings: Settings, messages: int) -> float:
         start = loop.time()
         for number, event in enumerate(bench_mix(messages)):
             await publisher.publish(event.subject, event.payload, msg_id=event.msg_id)
-            if number % 20_000 == 0:
+            if number % 20_000 == 0 and sys.stderr.isatty():
                 say(f"\rpublishing {number}/{messages}", end="")
         await publisher.flush()
         seconds = loop.time() - start
-    say("\r", end="")
     return messages / seconds
 
 

@@ -15,7 +15,9 @@ from tests.support.worker import Worker
 
 _TRUNCATE = """
     TRUNCATE spark_sessions, spark_events, spark_function_calls, spark_telemetry, spark_usage, spark_previews,
-    spark_generated_scripts, spark_build_jobs, slate.event_ids, slate.progress, slate.gaps, slate.dead_letters
+    spark_generated_scripts, spark_build_jobs, slate.event_ids, slate.progress, slate.gaps, slate.dead_letters,
+    slate.skipped, slate.call_changes, slate.rollup_progress, slate.windows, spark_usage_daily, spark_errors_daily,
+    spark_events_daily
 """
 
 

@@ -1,0 +1,96 @@
+"""What the rollup sink takes, in shapes: what to add to which row. `flows.fold` gives them their meaning.
+
+Sums of any parts of the stream may be merged in any order: addition is all there is.
+"""
+
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+import msgspec
+
+K = TypeVar("K")
+
+DayKey = tuple[int, str]
+"""A day (UTC, days since 1970) and a function or a type of event."""
+UsageKey = tuple[int, str, str]
+"""A day, a session and a model."""
+WindowKey = tuple[int, str, str, str]
+"""A minute (since 1970), a signal, a key and a status; see `slate.windows`."""
+
+MINUTE_US: Final = 60_000_000
+
+
+class Window(msgspec.Struct):
+    """What to add to a window: costs in millionths of a dollar, bins as `slate.bin` numbers them."""
+
+    count: int = 0
+    tokens_prompt: int = 0
+    tokens_completion: int = 0
+    cost: int = 0
+    bins: dict[int, int] = {}
+
+    def add(self, other: "Window") -> None:
+        """Add another's figures."""
+        self.count += other.count
+        self.tokens_prompt += other.tokens_prompt
+        self.tokens_completion += other.tokens_completion
+        self.cost += other.cost
+        for key, count in other.bins.items():
+            self.bins[key] = self.bins.get(key, 0) + count
+
+
+class Sums(msgspec.Struct):
+    """What to add to the daily tables and to windows of a minute. A call that was changed takes from what it was."""
+
+    usage: dict[UsageKey, list[int]] = {}
+    """Tokens of prompts, of completions, and cost in millionths of a dollar."""
+    calls: dict[DayKey, list[int]] = {}
+    """Successes and errors."""
+    events: dict[DayKey, int] = {}
+    windows: dict[WindowKey, Window] = {}
+
+    def add(self, other: "Sums") -> None:
+        """Add another's figures."""
+        _add_lists(self.usage, other.usage)
+        _add_lists(self.calls, other.calls)
+        for key, count in other.events.items():
+            self.events[key] = self.events.get(key, 0) + count
+        add_windows(self.windows, other.windows.items())
+
+
+def add_windows(target: dict[WindowKey, Window], more: Iterable[tuple[WindowKey, Window]]) -> None:
+    """Add windows to those of the same key."""
+    for key, window in more:
+        known = target.get(key)
+        if known is None:
+            target[key] = Window()
+            known = target[key]
+        known.add(window)
+
+
+def _add_lists(target: dict[K, list[int]], more: dict[K, list[int]]) -> None:
+    for key, values in more.items():
+        known = target.get(key)
+        if known is None:
+            target[key] = values.copy()
+        else:
+            for index, value in enumerate(values):
+                known[index] += value
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """A part of a partition, counted: `read` messages between two positions.
+
+    `watermark` is the latest event time in it (microseconds since 1970), None where there is none; `idle`, whether
+    the stream held nothing more of the partition; `calls`, the sequences of the messages that were calls.
+    """
+
+    stream: str
+    partition: int
+    after: int
+    position: int
+    read: int
+    watermark: int | None
+    idle: bool
+    calls: list[int]
+    sums: Sums

@@ -1,0 +1,32 @@
+"""Rollups: usage, errors and events by day, and figures of one and five minutes, always what the tables say.
+
+Run it with `python -m bytewax.run flows.rollups`. It counts what `flows.ingest` has stored; its position is in the
+database, so it needs no recovery store (`-r` is taken, and nothing resumes from it).
+"""
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+
+from connectors.rollups import RollupProgress, RollupSink
+from connectors.settings import Settings
+from connectors.settled import SettledSource
+from connectors.shutdown import Shutdown
+from flows.audit import watch_drift
+from flows.fold import fold
+from flows.start import start
+
+
+def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
+    """The dataflow: what ingest has stored, what that adds, the totals."""
+    source = SettledSource(settings, "rollups", RollupProgress(settings, shutdown), shutdown)
+    flow = Dataflow("rollups")
+    settled = op.input("read_settled", flow, source)
+    counted = op.map("fold", settled, fold)
+    op.output("write_rollups", counted, RollupSink(settings, shutdown))
+    watch_drift(settings, shutdown)
+    return flow
+
+
+def flow() -> Dataflow:
+    """What `bytewax.run` starts."""
+    return start("flows.rollups", build)
