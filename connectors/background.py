@@ -46,7 +46,7 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
         self._every = every
         self._close = close
         self._queue: deque[tuple[T, int, int]] = deque()
-        self._queued = 0
+        self._queued = self._queued_bytes = 0
         self._changed = threading.Condition()
         self._closing = False
         self._error: BaseException | None = None
@@ -55,15 +55,16 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
         self._thread.start()
 
     def write_batch(self, items: list[T]) -> None:
-        """Queue items; blocks while twice as many as fill a group wait."""
+        """Queue items; blocks while as many wait as fill two groups."""
         with self._changed:
             for item in items:
-                while self._queued >= 2 * self._most and self._error is None:
+                while self._is_full(2) and self._error is None:
                     self._changed.wait()
                 self._raise()
                 messages, size = self._weigh(item)
                 self._queue.append((item, messages, size))
                 self._queued += messages
+                self._queued_bytes += size
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -73,6 +74,9 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
             self._changed.notify_all()
         self._thread.join()
         self._raise()
+
+    def _is_full(self, groups: int) -> bool:
+        return self._queued >= groups * self._most or self._queued_bytes >= groups * self._most_bytes
 
     def _raise(self) -> None:
         """Raise once: Bytewax closes what has raised, and a second error then would abort the process."""
@@ -104,7 +108,7 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
             while not self._closing:
                 if not self._queue:
                     self._changed.wait()
-                elif self._queued < self._most and (early := not_before - time.monotonic()) > 0:
+                elif not self._is_full(1) and (early := not_before - time.monotonic()) > 0:
                     self._changed.wait(early)
                 else:
                     break
@@ -116,5 +120,6 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
                 messages += its_messages
                 size += its_size
             self._queued -= messages
+            self._queued_bytes -= size
             self._changed.notify_all()
             return group

@@ -172,8 +172,9 @@ async def ensure_stream(settings: Settings) -> StreamInfo:
         had = _partition_count(info.config)
         if had is None or had > settings.partitions:
             raise StreamError(
-                f"{'; '.join(problems)}: it cannot have fewer partitions, for what it holds in the others would never "
-                f"be read; set SLATE_PARTITIONS={had or settings.partitions} again, or name a new SLATE_STREAM"
+                f"stream {settings.stream} has {had or 'other'} partitions, and cannot have {settings.partitions}: "
+                "what it holds in the others would never be read; set "
+                f"SLATE_PARTITIONS={had or settings.partitions} again, or name a new SLATE_STREAM"
             )
         info.config.subject_transform = wanted.subject_transform
         return await manager.update_stream(info.config)

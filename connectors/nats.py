@@ -2,7 +2,8 @@
 
 Guarantee: exactly-once as far as the consumer of its batches makes it so. A partition is handed over in stream
 order, once, from the position that `Positions` gives; a sink that stores a batch's position together with what it
-made of the batch (`connectors.postgres`) loses and repeats nothing. With Bytewax's recovery it is at-least-once.
+made of the batch (`connectors.postgres`) loses and repeats nothing. Bytewax's recovery
+store is not used.
 """
 
 import threading
@@ -67,6 +68,9 @@ class NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
         if self._shutdown.requested:
             raise StopIteration
         reader = self._reader
+        if reader.made_anew:
+            _log.error("the stream was made anew: stopping, to begin with it at the next start")
+            raise StreamError(f"the stream {self.stream} was made anew: start the worker again")
         idle = reader.idle_position  # before `take`: what arrived until then is taken first
         messages = reader.take(_TAKE)
         after = self.position
@@ -75,9 +79,6 @@ class NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
                 return []
             after = self.position = reader.resumed_from
         if messages:
-            if messages[0].sequence <= after:
-                _log.error("the stream was made anew: stopping, to begin with it at the next start")
-                raise StreamError(f"the stream {self.stream} was made anew: start the worker again")
             self.position = position = messages[-1].sequence
         elif idle > after:
             self.position = position = idle

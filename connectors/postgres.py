@@ -101,7 +101,7 @@ class Progress:
             partition=partition,
             first=first,
             last=last,
-            remedy="raise SLATE_STREAM_MAX_AGE or SLATE_STREAM_MAX_BYTES, and alert on spark_ingest_lag_messages",
+            remedy="raise max_age or max_bytes of the stream in NATS, and alert on spark_ingest_lag_messages",
         )
 
 

@@ -90,6 +90,7 @@ class PartitionReader:
         self.pending = 0
         self.idle_position = 0
         self.resumed_from: int | None = None
+        self.made_anew = False
 
     @property
     def lag(self) -> int:
@@ -152,6 +153,7 @@ class PartitionReader:
                 state = await self._thread.stream_state()
                 if created != state.created:
                     self._position = await asyncio.to_thread(self._positions.start, self.partition, state)
+                    self.made_anew = created is not None
                     if created is None:
                         self.resumed_from = self._position
                         _log.info("reading partition", partition=self.partition, after=self._position)

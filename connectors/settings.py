@@ -84,17 +84,17 @@ class Settings(BaseSettings):
     batch_messages: Annotated[int, Field(ge=1, le=50_000)] = Field(
         5000,
         validation_alias=_env("SLATE_BATCH_MESSAGES"),
-        description="most messages in one transaction; batches grow to it with load only",
+        description="messages at which a transaction is full; batches grow to it with load only",
     )
     queue_messages: Annotated[int, Field(ge=1)] = Field(
         20_000,
         validation_alias=_env("SLATE_QUEUE_MESSAGES"),
-        description="most messages read ahead, all partitions",
+        description="messages read ahead, shared out between the partitions (each at least 64)",
     )
     queue_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
         32 << 20,
         validation_alias=_env("SLATE_QUEUE_BYTES"),
-        description="most bytes read ahead, all partitions",
+        description="bytes read ahead, shared out between the partitions (each at least 2 MiB)",
     )
     rollup_flush_s: Annotated[float, Field(gt=0, le=60)] = Field(
         2.0,
@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     @classmethod
     def _nats_scheme(cls, url: SecretStr | None) -> SecretStr | None:
         for one in url.get_secret_value().split(",") if url else ():
-            if not one.strip().startswith(("nats://", "tls://", "ws://", "wss://")):
-                raise ValueError("must start with nats://, tls://, ws:// or wss://")
+            if not one.strip().startswith(("nats://", "tls://")):
+                raise ValueError("must start with nats:// or tls://")
         return url
 
     @classmethod

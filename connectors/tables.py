@@ -1,10 +1,12 @@
 """How rows of a table are written: one statement over one array per column."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from connectors.arrays import ColumnType, PgArray
 from connectors.sql import read
+
+_DAY_US: Final = 86_400_000_000
 
 Row = tuple[Any, ...]
 
@@ -18,6 +20,7 @@ class Table:
         key: for an upsert, what identifies a row; a statement may not touch a row twice, so rows with the same
             key go in turns.
         shared: whether messages of several partitions write the same row.
+        month_of: the column whose month decides the partition of the table, for one that has some.
     """
 
     def __init__(
@@ -27,12 +30,19 @@ class Table:
         *,
         key: Callable[[Row], Any] | None = None,
         shared: bool = False,
+        month_of: str | None = None,
     ) -> None:
         self.name = name
         self.sql = read(f"ingest/{name}.sql")
         self._columns = tuple(columns.items())
         self._key = key
         self._shared = shared
+        self._month_at = None if month_of is None else 1 + list(columns).index(month_of)
+
+    def days(self, rows: Sequence[Row]) -> set[int]:
+        """Days (since 1970, UTC) whose month must have a partition before these rows can be written."""
+        at = self._month_at
+        return set() if at is None else {row[at] // _DAY_US for row in rows}
 
     def parameters(self, rows: Sequence[Row]) -> dict[str, PgArray]:
         """The statement's arguments for these rows."""

@@ -37,10 +37,6 @@ from connectors.shutdown import Shutdown
 from connectors.sql import read
 from connectors.tables import Table
 
-PARTITIONED: Final = "spark_events"
-_TS: Final = 3  # where a row of spark_events has its time
-_DAY_US: Final = 86_400_000_000
-
 _log = structlog.get_logger(__name__)
 
 Stored = tuple[int, DeadLetter]
@@ -133,8 +129,7 @@ class Writer:
             rows = [row for outcomes in group for row in outcomes.rows.get(table.name, ())]
             if not rows:
                 continue
-            if table.name == PARTITIONED:
-                self._ensure_months(connection, {row[_TS] // _DAY_US for row in rows})
+            self._ensure_months(connection, table.days(rows))
             statements += [(table.sql, table.parameters(turn) | {"stream": stream}) for turn in table.turns(rows)]
         statements += _skipped(group)
         dead = [(outcomes.batch.partition, letter) for outcomes in group for letter in outcomes.dead]

@@ -2,13 +2,17 @@
 
 import asyncio
 import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import psycopg
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from connectors.errors import ConnectionFailedError, SlateError
@@ -16,7 +20,7 @@ from connectors.settings import Settings
 from flows.dead_letters import Filter, Letter, find, replay, verdict
 
 app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and replay them after a fix.")
-_out = Console()
+_out = Console(width=None if sys.stdout.isatty() else 200)
 
 _AGO = re.compile(r"(\d+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -45,8 +49,15 @@ Ids = Annotated[list[int] | None, typer.Argument(help="ids of dead letters")]
 
 
 def _find(which: Filter, limit: int | None) -> list[Letter]:
-    try:
+    with _explained():
         return list(find(Settings.load(), which, limit))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say in a sentence what is wrong with the database."""
+    try:
+        yield
     except psycopg.OperationalError as error:
         raise ConnectionFailedError(f"PostgreSQL: {str(error).strip()}; check SLATE_DB_HOST") from None
     except psycopg.Error as error:
@@ -130,20 +141,19 @@ def replay_(
     )
     if which in (Filter(), Filter(replayed=True)) and not (everything or dry_run):
         raise typer.BadParameter("name ids or a filter, or --all to replay every dead letter")
-    letters = _find(which, None)
+    settings = Settings.load()
     if dry_run:
-        counts: dict[str, int] = {}
-        for letter in letters:
-            outcome = verdict(letter)
-            counts[outcome] = counts.get(outcome, 0) + 1
+        with _explained():
+            counts = Counter(verdict(letter) for letter in find(settings, which))
         table = Table("would be", "dead letters")
-        for outcome, count in sorted(counts.items(), key=lambda item: -item[1]):
+        for outcome, count in counts.most_common():
             table.add_row(outcome[:200], str(count))
-        _out.print(table if letters else "No dead letters match.")
+        _out.print(table if counts else "No dead letters match.")
         return
-    with Progress(console=_out, disable=not _out.is_terminal) as progress:
-        task = progress.add_task("Replaying", total=len(letters))
-        report = asyncio.run(replay(Settings.load(), letters, lambda: progress.advance(task)))
+    columns = SpinnerColumn(), TextColumn("Replaying"), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=_out, disable=not _out.is_terminal) as progress, _explained():
+        task = progress.add_task("Replaying", total=None)
+        report = asyncio.run(replay(settings, find(settings, which), lambda: progress.advance(task)))
     _out.print(f"{report.published} published again and marked; what is still wrong comes back as a new dead letter.")
     for id_, why in report.impossible:
         _out.print(f"{id_}: not replayed: {why}", markup=False)

@@ -6,7 +6,7 @@ has acknowledged it; a kill in between repeats the publication, not the event.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,10 +18,12 @@ from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.publisher import Publisher
 from connectors.settings import Settings
 from connectors.sql import read
-from flows.events import EVENT_ID_HEADER, EVENT_TIME_HEADER, MAX_IDENTIFIER, REPLAY_HEADER, Refused, jetstream_identity
+from flows.events import EVENT_ID_HEADER, EVENT_TIME_HEADER, REPLAY_HEADER, Refused, jetstream_identity
+from flows.payloads import jetstream_time
 from flows.validate import validate
 
 _PAGE: Final = 1000
+_NULL: Final = msgspec.Raw(b"null")
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,8 +128,8 @@ def publication(letter: Letter) -> Publication:
         subject,
         payload,
         {
-            EVENT_ID_HEADER: identity[:MAX_IDENTIFIER],
-            EVENT_TIME_HEADER: str(message.stored_at // 1_000_000),
+            EVENT_ID_HEADER: identity,
+            EVENT_TIME_HEADER: str(jetstream_time(message)),
             REPLAY_HEADER: str(letter.id),
         },
         f"slate-replay:{letter.stream}:{letter.id}",
@@ -148,7 +150,7 @@ def verdict(letter: Letter) -> str:
     return outcomes.dead[0].reason if outcomes.dead else "stored"
 
 
-async def replay(settings: Settings, letters: Sequence[Letter], on_progress: Callable[[], None]) -> Replay:
+async def replay(settings: Settings, letters: Iterable[Letter], on_progress: Callable[[], None]) -> Replay:
     """Publish letters again and mark them; `on_progress` is called for each.
 
     Raises:
@@ -205,11 +207,10 @@ def _element(letter: Letter, identity: str) -> tuple[str, bytes, str]:
     try:
         envelope = msgspec.json.decode(letter.payload, type=dict[str, msgspec.Raw])
         raw = msgspec.json.decode(envelope["events"], type=list[msgspec.Raw])[0]  # the letter keeps no other
-        if "eventId" in envelope:
-            identity = msgspec.json.decode(envelope["eventId"], type=str)
+        identity = msgspec.json.decode(envelope.get("eventId", _NULL), type=str | None) or identity
         fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-        own = msgspec.json.decode(fields["sessionId"], type=str) if "sessionId" in fields else None
-        if bytes(fields.get("timestamp", msgspec.Raw(b"null"))) == b"null" and "timestamp" in envelope:
+        own = msgspec.json.decode(fields.get("sessionId", _NULL), type=str | None)
+        if bytes(fields.get("timestamp", _NULL)) == b"null" and "timestamp" in envelope:
             raw = msgspec.Raw(msgspec.json.encode(fields | {"timestamp": envelope["timestamp"]}))
     except (msgspec.DecodeError, KeyError, IndexError, UnicodeDecodeError, RecursionError):
         raise Refused("decode", "not_object", "the element is not an object that could be telemetry") from None

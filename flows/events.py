@@ -310,6 +310,7 @@ def identity_key(identity: str) -> bytes:
 
 _EVENT_ID: Final = header_key(EVENT_ID_HEADER)
 _MSG_ID: Final = header_key("Nats-Msg-Id")
+_MAX_INDEX: Final = 8  # characters that an element of a batch adds to the identity of the batch
 
 
 def jetstream_identity(message: NatsSourceMessage) -> str | None:
@@ -322,14 +323,16 @@ def jetstream_identity(message: NatsSourceMessage) -> str | None:
     """
     if not message.headers:
         return None
-    raw = message.header(_EVENT_ID) or message.header(_MSG_ID)
+    replayed = message.header(_EVENT_ID)
+    raw = replayed or message.header(_MSG_ID)
     if raw is None:
         return None
+    longest = MAX_IDENTIFIER + _MAX_INDEX if replayed else MAX_IDENTIFIER
     try:
         identity = raw.decode()
     except UnicodeDecodeError:
         raise Refused("validate", "identity", "the Nats-Msg-Id header is not UTF-8") from None
-    if len(identity) > MAX_IDENTIFIER or "\0" in identity:
+    if len(identity) > longest or "\0" in identity:
         raise Refused(
             "validate", "identity", "the Nats-Msg-Id header is longer than 255 characters or holds a NUL byte"
         )

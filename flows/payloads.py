@@ -170,14 +170,19 @@ def user_uuid(text: str | None, path: str) -> bytes | None:
         raise Refused("validate", "wrong_type", f"{text[:50]!r} is not a UUID", path) from None
 
 
+def jetstream_time(message: NatsSourceMessage) -> int:
+    """When JetStream stored a message, epoch milliseconds; of a replayed dead letter, when it stored the original."""
+    replayed = message.header(_EVENT_TIME) if message.headers else None
+    return int(replayed[:15]) if replayed and replayed.isdigit() else message.stored_at // 1_000_000
+
+
 def event_time(event: Envelope, message: NatsSourceMessage) -> int:
     """Event time in microseconds since 1970. The clock it is held against is JetStream's, so a replay agrees."""
     at = event.timestamp
     if at is None:
-        replayed = message.header(_EVENT_TIME) if message.headers else None
-        if not replayed or not replayed.isdigit():
+        at = jetstream_time(message)
+        if at == message.stored_at // 1_000_000:
             return message.stored_at // 1000
-        at = int(replayed[:15])
     if at < EARLIEST_MS:
         raise Refused(
             "validate",

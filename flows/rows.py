@@ -43,6 +43,7 @@ TABLES: Final = (
             "project_id": UUID,
             "payload": JSON,
         },
+        month_of="ts",
     ),
     Table(
         FUNCTION_CALLS,

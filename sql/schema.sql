@@ -483,7 +483,7 @@ COMMENT ON COLUMN public.spark_previews.status IS 'idle, loading, ready or error
 
 COMMENT ON COLUMN public.spark_previews.frame_ref IS 'Where the frame can be fetched, if there is one';
 
-COMMENT ON COLUMN public.spark_previews.meta IS 'Fields that have no column, such as format and error';
+COMMENT ON COLUMN public.spark_previews.meta IS 'What the contract does not know, such as format and error, beside its own fields';
 
 CREATE TABLE public.spark_sessions (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -560,7 +560,7 @@ COMMENT ON COLUMN public.spark_telemetry.kind IS 'What was measured';
 
 COMMENT ON COLUMN public.spark_telemetry.ts IS 'Event time';
 
-COMMENT ON COLUMN public.spark_telemetry.data IS 'The measurement, with the fields of its message that have no column';
+COMMENT ON COLUMN public.spark_telemetry.data IS 'The measurement, with those fields of its message that the contract does not know';
 
 CREATE SEQUENCE slate.usage_row_id
     START WITH 1
@@ -796,7 +796,7 @@ COMMENT ON COLUMN slate.dead_letters.stored_at IS 'When JetStream stored it';
 
 COMMENT ON COLUMN slate.dead_letters.element IS 'Index of the element that failed; NULL for the whole message';
 
-COMMENT ON COLUMN slate.dead_letters.payload IS 'The body, as it came';
+COMMENT ON COLUMN slate.dead_letters.payload IS 'The body, as it came; of one element of a batch, a batch of that element alone';
 
 COMMENT ON COLUMN slate.dead_letters.headers IS 'The NATS headers, as they came; empty where there are none';
 
@@ -917,11 +917,15 @@ CREATE VIEW slate.ledger AS
     (COALESCE(g.lost, (0)::numeric))::bigint AS lost,
     p.updated_at
    FROM (slate.progress p
-     LEFT JOIN ( SELECT gaps.stream,
-            gaps.partition,
-            sum(((gaps.last_seq - gaps.first_seq) + 1)) AS lost
-           FROM slate.gaps
-          GROUP BY gaps.stream, gaps.partition) g USING (stream, partition));
+     LEFT JOIN ( SELECT merged.stream,
+            merged.partition,
+            sum((upper(merged.gap) - lower(merged.gap))) AS lost
+           FROM ( SELECT gaps.stream,
+                    gaps.partition,
+                    unnest(range_agg(int8range(gaps.first_seq, gaps.last_seq, '[]'::text))) AS gap
+                   FROM slate.gaps
+                  GROUP BY gaps.stream, gaps.partition) merged
+          GROUP BY merged.stream, merged.partition) g USING (stream, partition));
 
 COMMENT ON VIEW slate.ledger IS 'The account of each partition: read = stored + duplicate + dead_lettered, and what was lost before it was read';
 

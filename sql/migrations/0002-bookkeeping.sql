@@ -50,8 +50,15 @@ LEFT JOIN (
     SELECT
         stream,
         partition,
-        sum(last_seq - first_seq + 1) AS lost
-    FROM slate.gaps
+        sum(upper(gap) - lower(gap)) AS lost -- of overlapping gaps, each sequence once
+    FROM (
+        SELECT
+            stream,
+            partition,
+            unnest(range_agg(int8range(first_seq, last_seq, '[]'))) AS gap
+        FROM slate.gaps
+        GROUP BY stream, partition
+    ) AS merged
     GROUP BY stream, partition
 ) AS g USING (stream, partition);
 
