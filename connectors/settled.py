@@ -155,20 +155,32 @@ class _Settlement:
             upto = min(seq, known + _SPAN)
             # Whoever was away or behind does not know when the single messages were committed.
             fresh = upto == seq and now - self._polled.get(partition, 0) < _FRESH_US
-            gate.extend(self._settled(connection, partition, known, upto, updated_us if fresh else None))
+            committed_us = updated_us if fresh else None
+            gate.extend(_read_settled(connection, self._settings.stream, partition, known, upto, committed_us))
             self._polled[partition] = now
 
-    def _settled(
-        self, connection: Connection, partition: int, after: int, upto: int, committed_us: int | None
-    ) -> _Settled:
-        key: dict[str, Any] = {"stream": self._settings.stream, "partition": partition, "after": after, "upto": upto}
-        skipped: set[int] = set()
-        dead: list[tuple[int, str]] = []
-        for seqs, dead_seqs, dead_codes in connection.execute(read("rollups/skipped.sql"), key):
-            skipped.update(seqs)
-            dead.extend(zip(dead_seqs, dead_codes, strict=True))
-        changes = {seq: CallChange(*row) for seq, *row in connection.execute(read("rollups/call_changes.sql"), key)}
-        return _Settled(upto, skipped, dead, changes, committed_us)
+
+def _read_settled(
+    connection: Connection, stream: str, partition: int, after: int, upto: int, committed_us: int | None
+) -> _Settled:
+    key: dict[str, Any] = {"stream": stream, "partition": partition, "after": after, "upto": upto}
+    skipped: set[int] = set()
+    dead: list[tuple[int, str]] = []
+    for seqs, dead_seqs, dead_codes in connection.execute(read("rollups/skipped.sql"), key):
+        skipped.update(seqs)
+        dead.extend(zip(dead_seqs, dead_codes, strict=True))
+    changes = {seq: CallChange(*row) for seq, *row in connection.execute(read("rollups/call_changes.sql"), key)}
+    return _Settled(upto, skipped, dead, changes, committed_us)
+
+
+def settle(connection: Connection, batch: NatsBatch) -> SettledBatch:
+    """A batch that ingest has stored, with what became of its messages.
+
+    Raises:
+        psycopg.Error: the database cannot be read.
+    """
+    settled = _read_settled(connection, batch.stream, batch.partition, batch.after, batch.position, None)
+    return _join(batch, settled, idle=False)
 
 
 class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):

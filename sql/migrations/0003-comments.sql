@@ -55,7 +55,8 @@ COMMENT ON COLUMN public.spark_telemetry.id IS 'Identity of the row, not in orde
 COMMENT ON COLUMN public.spark_telemetry.session_id IS 'Session that was measured';
 COMMENT ON COLUMN public.spark_telemetry.kind IS 'What was measured';
 COMMENT ON COLUMN public.spark_telemetry.ts IS 'Event time';
-COMMENT ON COLUMN public.spark_telemetry.data IS 'The measurement, with those fields of its message that the contract does not know';
+COMMENT ON COLUMN public.spark_telemetry.data IS
+'The measurement, with those fields of its message that the contract does not know';
 
 COMMENT ON TABLE public.spark_usage IS 'Tokens that sessions used, one row a report';
 COMMENT ON COLUMN public.spark_usage.id IS 'Identity of the row, not in order of time';
@@ -75,7 +76,8 @@ COMMENT ON COLUMN public.spark_previews.engine IS
 COMMENT ON COLUMN public.spark_previews.ts IS 'Event time';
 COMMENT ON COLUMN public.spark_previews.status IS 'idle, loading, ready or error';
 COMMENT ON COLUMN public.spark_previews.frame_ref IS 'Where the frame can be fetched, if there is one';
-COMMENT ON COLUMN public.spark_previews.meta IS 'What the contract does not know, such as format and error, beside its own fields';
+COMMENT ON COLUMN public.spark_previews.meta IS
+'What the contract does not know, such as format and error, beside its own fields';
 
 COMMENT ON TABLE public.spark_generated_scripts IS 'Scripts that the assistant wrote, one row a version';
 COMMENT ON COLUMN public.spark_generated_scripts.id IS 'Identity of the row, not in order of time';
@@ -178,7 +180,8 @@ COMMENT ON COLUMN slate.dead_letters.partition IS 'Partition of the stream';
 COMMENT ON COLUMN slate.dead_letters.seq IS 'Stream sequence';
 COMMENT ON COLUMN slate.dead_letters.stored_at IS 'When JetStream stored it';
 COMMENT ON COLUMN slate.dead_letters.element IS 'Index of the element that failed; NULL for the whole message';
-COMMENT ON COLUMN slate.dead_letters.payload IS 'The body, as it came; of one element of a batch, a batch of that element alone';
+COMMENT ON COLUMN slate.dead_letters.payload IS
+'The body, as it came; of one element of a batch, a batch of that element alone';
 COMMENT ON COLUMN slate.dead_letters.headers IS 'The NATS headers, as they came; empty where there are none';
 COMMENT ON COLUMN slate.dead_letters.replayed_at IS 'When it was last published again; NULL while it waits';
 
