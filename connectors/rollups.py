@@ -65,6 +65,7 @@ class RollupProgress:
                     return _why_anew(_position(connection, partition, state), state)
 
                 position = _position(connection, partition, state)
+                connection.execute(read("rollups/awake.sql"), key)
                 if position.counted is None:
                     connection.execute(read("rollups/begin.sql"), key | {"whole": state.first <= 1})
                     position = _position(connection, partition, state)
@@ -311,12 +312,14 @@ class RollupWriter:
 
 
 def _lengths(minutes: dict[WindowKey, Window]) -> dict[tuple[int, WindowKey], Window]:
-    """Windows of one minute and of five, by length in seconds and key."""
+    """Windows of one minute and of five, by length in seconds and key, without what comes to nothing."""
     fives: dict[WindowKey, Window] = {}
     add_windows(fives, (((key[0] // _MINUTES * _MINUTES, *key[1:]), window) for key, window in minutes.items()))
     found = {(60, key): window for key, window in minutes.items()}
     found |= {(300, key): window for key, window in fives.items()}
-    return found
+    for window in found.values():
+        window.bins = {place: count for place, count in window.bins.items() if count}
+    return {key: window for key, window in found.items() if window.count or window.bins}
 
 
 def _usage_arrays(sums: Sums) -> dict[str, Any]:

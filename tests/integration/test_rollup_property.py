@@ -15,7 +15,7 @@ from connectors.messages import NatsSourceMessage
 from connectors.settings import Settings
 from flows.fold import bin_of
 from tests.support.messages import USER, header_block
-from tests.support.rollups import pipeline
+from tests.support.rollups import pipeline, window_differences
 from tests.support.stack import Stack
 
 PARTITIONS = 3
@@ -102,7 +102,7 @@ def test_totals_and_windows_equal_their_recomputation_in_sql(
                     line.count([(partition, most)], crash=what.split()[1])
         line.finish()
         assert line.differences() == []
-        assert line.window_differences(bins) == []
+        assert window_differences(line.connection, bins) == []
         left = line.connection.execute(
             "SELECT (SELECT count(*) FROM slate.skipped), (SELECT count(*) FROM slate.call_changes)"
         ).fetchone()

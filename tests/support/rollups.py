@@ -1,6 +1,6 @@
 """Ingest and rollups without a stream between them: real writers on a real database, and the oracle in SQL."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -117,13 +117,6 @@ class Pipeline:
         """Where the daily tables differ from their recomputation."""
         return self.connection.execute(f"SELECT * FROM {EVERYTHING}".encode()).fetchall()
 
-    def window_differences(self, bins: Any) -> list[tuple[Any, ...]]:
-        """Where windows differ from their recomputation; `bins` makes a histogram of durations."""
-        wanted = {row[:5]: (*row[5:9], bins(row[9] or [])) for row in self.connection.execute(_WANTED_WINDOWS.encode())}
-        found = {row[:5]: row[5:] for row in self.connection.execute(_WINDOWS.encode())}
-        keys = wanted.keys() | found.keys()
-        return [(key, found.get(key), wanted.get(key)) for key in keys if found.get(key) != wanted.get(key)]
-
     def _next(self, partition: int, after: int, most: int, upto: int | None = None) -> NatsBatch:
         those = [
             message
@@ -132,6 +125,16 @@ class Pipeline:
         ][:most]
         position = those[-1].sequence if those else after
         return NatsBatch(self.settings.stream, partition, after, position, those)
+
+
+def window_differences(
+    connection: psycopg.Connection, bins: Callable[[list[int]], dict[str, int]]
+) -> list[tuple[Any, ...]]:
+    """Where windows differ from their recomputation; `bins` makes a histogram of durations."""
+    wanted = {row[:5]: (*row[5:9], bins(row[9] or [])) for row in connection.execute(_WANTED_WINDOWS.encode())}
+    found = {row[:5]: row[5:] for row in connection.execute(_WINDOWS.encode())}
+    keys = wanted.keys() | found.keys()
+    return [(key, found.get(key), wanted.get(key)) for key in keys if found.get(key) != wanted.get(key)]
 
 
 @contextmanager

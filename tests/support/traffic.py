@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -17,15 +18,23 @@ from tests.support.waiting import eventually
 
 
 class Traffic:
-    """Publishes `count` messages of the benchmark's mix while the body of a `with` runs, `rate` a second.
+    """Publishes `count` messages of the benchmark's mix, or `events`, while the body of a `with` runs, `rate` a second.
 
     Each is sent again until it is acknowledged, so at the end `events` is exactly what the stream was given.
     """
 
-    def __init__(self, settings: Settings, count: int, *, rate: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        count: int = 0,
+        *,
+        rate: float,
+        seed: int = 0,
+        events: Iterable[SimulatedEvent] | None = None,
+    ) -> None:
         self._settings = settings
         self._rate = rate
-        self.events: list[SimulatedEvent] = list(bench_mix(count, seed=seed))
+        self.events = list(bench_mix(count, seed=seed) if events is None else events)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 

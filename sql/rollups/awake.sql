@@ -1,0 +1,4 @@
+-- A worker starts: that there was nothing to read before it stopped says nothing of now.
+UPDATE slate.rollup_progress
+SET idle = FALSE
+WHERE stream = %(stream)s AND idle
