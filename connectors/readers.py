@@ -58,6 +58,19 @@ class Positions(Protocol):
         """The sequences from `first` to `last` left the stream before they were read."""
 
 
+async def stream_state(jetstream: JetStreamContext, stream: str) -> StreamState:
+    """Ask the server for a stream's identity and extent.
+
+    Raises:
+        nats.js.errors.Error: there is no such stream, or no JetStream.
+    """
+    info = await jetstream.stream_info(stream)
+    created = info.created
+    if not isinstance(created, datetime):
+        created = datetime.fromisoformat(str(created).replace("Z", "+00:00"))
+    return StreamState(stream, created, info.state.first_seq, info.state.last_seq)
+
+
 def instance() -> str:
     """This process, for people: host and process id."""
     return f"{socket.gethostname()}:{os.getpid()}"
@@ -338,14 +351,7 @@ class ReaderThread:
         async with self._state_lock:
             now = time.monotonic()
             if self._state is None or now - self._state[0] > 1.0:
-                info = await self.jetstream.stream_info(self.settings.stream)
-                created = info.created
-                if not isinstance(created, datetime):
-                    created = datetime.fromisoformat(str(created).replace("Z", "+00:00"))
-                self._state = (
-                    now,
-                    StreamState(self.settings.stream, created, info.state.first_seq, info.state.last_seq),
-                )
+                self._state = (now, await stream_state(self.jetstream, self.settings.stream))
             return self._state[1]
 
     def stop(self) -> None:

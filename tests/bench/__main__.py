@@ -1,6 +1,6 @@
-"""`make bench`: how fast ingest is, beside the limits of this machine measured in the same run.
+"""`make bench`: how fast ingest and rollups are, beside the limits of this machine measured in the same run.
 
-    python -m tests.bench [--messages N] [--runs N] [--no-latency] [--million] [--profile FILE]
+    python -m tests.bench [--messages N] [--runs N] [--no-latency] [--million] [--sessions] [--profile FILE]
 
 Servers run below `.slate/bench` with fsync on, and everything shares the machine's cores. Numbers go to stdout.
 """
@@ -10,22 +10,24 @@ import asyncio
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
-from connectors.jetstream import ensure_stream
+from connectors.jetstream import connect, ensure_stream
 from connectors.publisher import Publisher
 from connectors.schema import migrate
 from connectors.settings import Settings
 from deploy.processes import variables
 from deploy.servers import NatsServer, PostgresServer
 from realtime.bench_mix import bench_mix
+from realtime.simulated import SimulatedEvent
 from tests.bench.drain import Drain, drain
 from tests.bench.latency import steady
 from tests.bench.limits import copy_rate, ordered_read_rate
+from tests.bench.rollups import RollupDrain, drain_rollups, pretend_stored, sessions_of_a_day
 
 _DIRECTORY = Path(".slate/bench")
 
@@ -54,12 +56,12 @@ def servers() -> Iterator[tuple[Settings, PostgresServer]]:
         shutil.rmtree(_DIRECTORY, ignore_errors=True)
 
 
-async def publish(settings: Settings, messages: int) -> float:
+async def publish(settings: Settings, messages: int, events: Iterable[SimulatedEvent]) -> float:
     """Fill the stream; returns acknowledged messages a second."""
     loop = asyncio.get_running_loop()
     async with await Publisher.connect(settings, max_pending=1000) as publisher:
         start = loop.time()
-        for number, event in enumerate(bench_mix(messages)):
+        for number, event in enumerate(events):
             await publisher.publish(event.subject, event.payload, msg_id=event.msg_id)
             if number % 20_000 == 0 and sys.stderr.isatty():
                 say(f"\rpublishing {number}/{messages}", end="")
@@ -104,23 +106,26 @@ def report(runs: list[Drain], messages: int, copies: list[float], reads: list[fl
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Benchmarks of ingest.")
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Benchmarks of ingest and rollups.")
     parser.add_argument("--messages", type=int, default=200_000, help="messages to drain")
     parser.add_argument("--runs", type=int, default=3, help="how often each figure is measured")
     parser.add_argument("--no-latency", action="store_true", help="leave out the steady 1,000 msg/s")
     parser.add_argument("--million", action="store_true", help="also 1,000,000 messages, rate and memory by tenth")
+    parser.add_argument("--sessions", action="store_true", help="also days of 10,000 to 1,000,000 sessions, counted")
     parser.add_argument("--profile", type=Path, help="write a py-spy profile of one more run (flame graph, SVG)")
     options = parser.parse_args()
     with servers() as (settings, postgres):
-        published = asyncio.run(publish(settings, options.messages))
+        published = asyncio.run(publish(settings, options.messages, bench_mix(options.messages)))
         sys.stdout.write(f"{options.messages:,} messages, published at {published:,.0f} msg/s\n")
-        runs, copies, reads = [], [], []
+        runs, copies, reads, counts = [], [], [], []
         for number in range(options.runs):
             say(f"run {number + 1} of {options.runs}")
             runs.append(drain(settings, options.messages))
+            counts.append(drain_rollups(settings, options.messages))
             copies.append(copy_rate(settings, options.messages, _DIRECTORY))
             reads.append(asyncio.run(ordered_read_rate(settings, options.messages)))
         report(runs, options.messages, copies, reads)
+        report_rollups(counts, options.messages)
         if options.profile:
             drain(settings, options.messages, profile=options.profile)
         if not options.no_latency:
@@ -130,6 +135,41 @@ def main() -> None:
             line("  CPU of the worker", [one.worker_cpu * 100 for one in latencies], "%")
         if options.million:
             million(settings)
+        if options.sessions:
+            many_sessions(settings)
+
+
+def report_rollups(runs: list[RollupDrain], messages: int) -> None:
+    """The figures of counting the same backlog."""
+    line("rollups drain", [run.rate for run in runs], "msg/s")
+    line("  resident memory, highest", [run.resident_mib for run in runs], "MiB")
+    line("  CPU of the worker", [run.worker_cpu_s / messages * 1e6 for run in runs], "us/msg")
+    line("  CPU of PostgreSQL", [run.postgres_cpu_s / messages * 1e6 for run in runs], "us/msg")
+
+
+def many_sessions(settings: Settings) -> None:
+    """What counting a day costs, by its number of sessions."""
+    for sessions, messages in ((10_000, 200_000), (100_000, 200_000), (1_000_000, 1_000_000)):
+        say(f"a day of {sessions:,} sessions")
+        asyncio.run(renew_stream(settings))
+        asyncio.run(publish(settings, messages, sessions_of_a_day(sessions, messages)))
+        asyncio.run(pretend_stored(settings))
+        run = drain_rollups(settings, messages)
+        sys.stdout.write(
+            f"{sessions:>9,} sessions, {messages:>9,} events: {run.rate:>9,.0f} msg/s, "
+            f"{(run.worker_cpu_s + run.postgres_cpu_s) / messages * 1e6:.1f} us CPU an event, "
+            f"{run.resident_mib:.0f} MiB, longest flush under {run.longest_flush_s} s\n"
+        )
+
+
+async def renew_stream(settings: Settings) -> None:
+    """An empty stream."""
+    client = await connect(settings, "bench")
+    try:
+        await client.jetstream().delete_stream(settings.stream)
+    finally:
+        await client.close()
+    await ensure_stream(settings)
 
 
 def million(settings: Settings) -> None:
@@ -138,7 +178,7 @@ def million(settings: Settings) -> None:
         row = connection.execute("SELECT coalesce(sum(read), 0)::bigint FROM slate.progress").fetchone()
     assert row is not None
     say("filling the stream to 1,000,000 messages")
-    asyncio.run(publish(settings, 1_000_000))
+    asyncio.run(publish(settings, 1_000_000, bench_mix(1_000_000, seed=1)))
     run = drain(settings, 1_000_000)
     line("1,000,000 messages: rate", [run.rate], "msg/s")
     for number, (rate, resident) in enumerate(run.tenths, 1):
