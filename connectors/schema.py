@@ -6,6 +6,7 @@ it is there or nothing.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -39,7 +40,7 @@ def migrate(settings: Settings) -> list[str]:
             with connection.transaction():
                 connection.execute(read("maintenance/begin_migration.sql"))
                 applied = _apply(connection)
-            connection.execute(read("maintenance/months_ahead.sql"))
+            connection.execute(read("maintenance/months_ahead.sql"), {"today": datetime.now(UTC).date()})
             return applied
     except psycopg.Error as error:
         raise _explained(error, settings) from None

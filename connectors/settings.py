@@ -111,6 +111,26 @@ class Settings(BaseSettings):
         validation_alias=_env("SLATE_AUDIT_EVERY"),
         description="how often a rollups worker holds its totals against the tables, seconds; 0 is never",
     )
+    retain_events_months: Annotated[int, Field(ge=0)] = Field(
+        0,
+        validation_alias=_env("SLATE_RETAIN_EVENTS_MONTHS"),
+        description="months before this one of which `slate maintain` keeps `spark_events`; 0 is for ever",
+    )
+    retain_detached: bool = Field(
+        False,
+        validation_alias=_env("SLATE_RETAIN_DETACHED"),
+        description="whether older months are kept as tables of their own in the schema `slate`, instead of dropped",
+    )
+    retain_windows_days: Annotated[int, Field(ge=0)] = Field(
+        30,
+        validation_alias=_env("SLATE_RETAIN_WINDOWS_DAYS"),
+        description="days for which `slate maintain` keeps `slate.windows`; 0 is for ever",
+    )
+    retain_dead_letters_days: Annotated[int, Field(ge=0)] = Field(
+        0,
+        validation_alias=_env("SLATE_RETAIN_DEAD_LETTERS_DAYS"),
+        description="days for which `slate maintain` keeps dead letters; 0 is for ever",
+    )
     db_statement_timeout_s: Annotated[float, Field(gt=0)] = Field(
         30.0, validation_alias=_env("SLATE_DB_STATEMENT_TIMEOUT"), description="longest statement, seconds"
     )

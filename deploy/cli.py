@@ -14,6 +14,7 @@ from connectors.settings import Settings
 from deploy import dead_letters
 from deploy.audit import audit_command
 from deploy.doctor import examine, show
+from deploy.maintain import maintain_command
 from deploy.migrate import migrate_all
 from deploy.up import Wishes
 from deploy.up import up as run_up
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate)
 app.command("audit")(audit_command)
+app.command("maintain")(maintain_command)
 app.add_typer(dead_letters.app, name="dead-letters", help="List, show and replay what was refused.")
 
 

@@ -1,0 +1,23 @@
+"""`slate maintain`: what is done once a day."""
+
+from datetime import UTC, datetime
+
+import typer
+
+from connectors.settings import Settings
+from flows.maintenance import maintain
+
+
+def maintain_command() -> None:
+    """Make the months to come, let go of what is kept no longer, and audit yesterday. Run it once a day.
+
+    Safe to repeat, and on several hosts. What is kept how long: SLATE_RETAIN_EVENTS_MONTHS (off by default),
+    SLATE_RETAIN_DETACHED, SLATE_RETAIN_WINDOWS_DAYS, SLATE_RETAIN_DEAD_LETTERS_DAYS. Exit code 1: yesterday's totals
+    differ from the tables.
+    """
+    well = True
+    for step in maintain(Settings.load(), datetime.now(UTC)):
+        typer.echo(step.text)
+        well = well and step.well
+    if not well:
+        raise typer.Exit(1)
