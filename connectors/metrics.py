@@ -51,6 +51,9 @@ ROLLUP_FLUSH_SECONDS: Final = Histogram(
     "Time a transaction took, retries included",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60),
 )
+ANALYTICS_SENT: Final = Counter("spark_analytics_windows_sent", "Closed windows that the receiver has taken")
+ANALYTICS_FAILURES: Final = Counter("spark_analytics_failures", "Requests that the receiver did not take", ["reason"])
+ANALYTICS_PENDING: Final = Gauge("spark_analytics_pending_windows", "Closed windows of the next request")
 
 
 class BatchLatency(Collector):

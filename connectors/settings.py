@@ -5,8 +5,10 @@ so that every command finds the servers that it started. The names are those of 
 project's own start with `SLATE_`.
 """
 
+import base64
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -111,6 +113,16 @@ class Settings(BaseSettings):
         validation_alias=_env("SLATE_AUDIT_EVERY"),
         description="how often a rollups worker holds its totals against the tables, seconds; 0 is never",
     )
+    analytics_url: SecretStr | None = Field(
+        None,
+        validation_alias=_env("SLATE_ANALYTICS_URL"),
+        description="where closed windows are POSTed as JSON; https, or http to this machine",
+    )
+    analytics_secret: SecretStr | None = Field(
+        None,
+        validation_alias=_env("SLATE_ANALYTICS_SECRET"),
+        description="signs them (Standard Webhooks: base64, `whsec_` in front or not)",
+    )
     retain_events_months: Annotated[int, Field(ge=0)] = Field(
         0,
         validation_alias=_env("SLATE_RETAIN_EVENTS_MONTHS"),
@@ -158,6 +170,30 @@ class Settings(BaseSettings):
             if not one.strip().startswith(("nats://", "tls://")):
                 raise ValueError("must start with nats:// or tls://")
         return url
+
+    @field_validator("analytics_url")
+    @classmethod
+    def _analytics_scheme(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            parts = urlsplit(url.get_secret_value())
+            if parts.hostname is None or parts.scheme not in ("http", "https"):
+                raise ValueError("must be https://host/path")
+            if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+                raise ValueError("must be https:// except to this machine: windows hold the figures of users")
+        return url
+
+    @field_validator("analytics_secret")
+    @classmethod
+    def _analytics_key(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            text = secret.get_secret_value().removeprefix("whsec_")
+            try:
+                key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+            except ValueError:
+                key = b""
+            if len(key) < 16:
+                raise ValueError("must be base64 of at least 16 bytes, as `openssl rand -base64 32` makes it")
+        return secret
 
     @classmethod
     def load(cls, *, local: bool = True, **overrides: Any) -> Self:

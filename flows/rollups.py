@@ -7,6 +7,7 @@ database, so it needs no recovery store (`-r` is taken, and nothing resumes from
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
+from connectors.analytics import send_windows
 from connectors.rollups import RollupProgress, RollupSink
 from connectors.settings import Settings
 from connectors.settled import SettledSource
@@ -24,6 +25,7 @@ def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
     counted = op.map("fold", settled, fold)
     op.output("write_rollups", counted, RollupSink(settings, shutdown))
     watch_drift(settings, shutdown)
+    send_windows(settings, shutdown)
     return flow
 
 

@@ -1,4 +1,4 @@
--- Make the partitions of spark_events for a day's month and the three after it, as far as they are missing; their names.
+-- Make the partitions of spark_events for a day's month and the three after it, where they are missing; their names.
 SELECT made.name
 FROM (
     SELECT slate.ensure_month((date_trunc('month', %(today)s::date::timestamp) + n * interval '1 month')::date) AS name

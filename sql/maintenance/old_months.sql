@@ -14,5 +14,5 @@ WHERE
     c.relnamespace = 'public'::regnamespace
     AND c.relkind = 'r'
     AND c.relname ~ '^spark_events_[0-9]{4}_[0-9]{2}$'
-    AND to_date(right(c.relname, 7), 'YYYY_MM') < %(before)s
+    AND to_date(right(c.relname, 7), 'YYYY_MM') < %(before)s -- noqa: RF02
 ORDER BY c.relname
