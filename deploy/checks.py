@@ -95,6 +95,7 @@ def _examine_database(connection: psycopg.Connection[DictRow], settings: Setting
                 return  # what follows would only repeat it
     yield _months(connection)
     yield from _lost(connection, settings)
+    yield _rollups(connection, settings)
 
 
 def _connect_postgres(settings: Settings) -> psycopg.Connection[DictRow]:
@@ -161,6 +162,17 @@ def _lost(connection: psycopg.Connection[DictRow], settings: Settings) -> Iterat
             f"up to {lost:,} messages left the stream before they were read",
             "give the stream more room (max_age, max_bytes), and see slate.gaps for which ones",
         )
+
+
+def _rollups(connection: psycopg.Connection[DictRow], settings: Settings) -> Check:
+    (found,) = _query(connection, "rollups", stream=settings.stream)
+    behind, age = found["behind"], found["age"]
+    remedy = "start `python -m bytewax.run flows.rollups`; if it runs, see its log"
+    if behind and age is None:
+        return Check("rollups", "warn", f"{behind:,} stored messages, and none was ever counted", remedy)
+    if behind and age > STALE_S:
+        return Check("rollups", "warn", f"{behind:,} stored messages are not counted, for {age:,.0f} s now", remedy)
+    return Check("rollups", "ok", f"{behind:,} stored messages are not counted yet")
 
 
 def check_disk(settings: Settings) -> Iterator[Check]:

@@ -3,8 +3,9 @@
 import math
 import urllib.request
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeVar
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -47,7 +48,10 @@ class Scrape:
         for family in text_string_to_metric_families(text):
             for name, labels, value, *_ in family.samples:
                 key = name.removeprefix(_METRIC)
-                if key == "rows_total":
+                if key == "lost_messages_total":
+                    # sequences are of the stream, so every partition reports the same gap
+                    plain[key] = max(value, plain.get(key, 0))
+                elif key == "rows_total":
                     _add(rows, labels["table"], value)
                 elif key == "dead_letters_total":
                     _add(dead, labels["reason"], value)
@@ -71,11 +75,35 @@ class Scrape:
 
 
 @dataclass(frozen=True)
+class Today:
+    """Today's totals (UTC); cost in US dollars, `behind` in messages that are in none yet."""
+
+    tokens_prompt: int
+    tokens_completion: int
+    cost: Decimal
+    calls: int
+    failed: int
+    behind: int
+
+
+@dataclass(frozen=True)
+class Minute:
+    """A minute of event time; durations in milliseconds."""
+
+    calls: int
+    failed: int
+    tokens: int
+    p95_ms: float
+
+
+@dataclass(frozen=True)
 class Counts:
-    """What the database holds: rows by table, dead letters by reason."""
+    """What the database holds: rows by table, dead letters by reason, today's totals, and the last minutes."""
 
     rows: Mapping[str, int]
     dead_letters: Mapping[str, int]
+    today: Today | None = None
+    minutes: Sequence[Minute] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,9 @@ class Figures:
     """All three since `slate up` began."""
     rows: Mapping[str, int] = field(default_factory=dict)
     dead_letters: Mapping[str, int] = field(default_factory=dict)
+    today: Today | None = None
+    minutes: Sequence[Minute] = ()
+    """The last minutes, oldest first."""
     problem: str = ""
     """What cannot be read at the moment, for people."""
 
@@ -158,6 +189,8 @@ class Collector:
             commit_age=max(wall - commit, 0.0) if commit else None,
             rows=_sum(self._counts.rows, self._since_count[0]),
             dead_letters=_sum(self._counts.dead_letters, self._since_count[1]),
+            today=self._counts.today,
+            minutes=self._counts.minutes,
             problem=problem,
             **{name: round(value) for name, value in self._totals.items()},
         )

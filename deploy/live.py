@@ -13,15 +13,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from deploy.figures import Figures
+from deploy.figures import Figures, Today
 from deploy.supervisor import Supervised
 
 LINE_EVERY_S = 5.0
 EVENTS = 6
 """Latest events shown."""
 _REASONS = 8
-_FIXED_LINES = 10
-"""Lines of the picture that are always there: frame, headings, headline, space between."""
+_FIXED_LINES = 14
+"""Lines of the picture that are always there: frame, headings, headline, charts, space between."""
 _BARS = "▁▂▃▄▅▆▇█"
 _STATE_STYLE = {"running": "green", "external": "cyan", "finished": "dim", "down": "bold red"}
 
@@ -69,6 +69,7 @@ class LiveView:
         """Draw the picture anew."""
         title = f"SPARK on SLATE, {_duration(time.monotonic() - self._began)}; Ctrl-C stops everything"
         content: list[RenderableType] = [_parts_table(parts, self._external), Text(), *_headline(figures), Text()]
+        content += [*_today(figures), Text()]
         tables = _tables(figures)
         # what happened comes first: what does not fit is cut at the bottom
         room = self._console.height - len(parts) - len(self._external) - tables.row_count - _FIXED_LINES
@@ -118,6 +119,10 @@ def line(parts: Sequence[Supervised], figures: Figures) -> str:
     said.append(f"rows: {rows or '-'}")
     dead = ", ".join(f"{reason} {count:,}" for reason, count in _most_first(figures.dead_letters))
     said.append(f"dead letters: {dead or 'none'}")
+    if figures.today is not None:
+        today = figures.today
+        tokens = today.tokens_prompt + today.tokens_completion
+        said.append(f"today: {tokens:,} tokens, ${today.cost:,.4f}, {_share(today)} of {today.calls:,} calls failed")
     down = [one.part.name for one in parts if one.state == "down"]
     said += [f"DOWN: {', '.join(down)}"] if down else []
     restarts = sum(one.restarts for one in parts)
@@ -170,6 +175,46 @@ def _headline(figures: Figures) -> list[Text]:
     counts.append("   lost by retention ", style="dim")
     counts.append(f"{figures.lost:,}", style="bold red" if figures.lost else "")
     return [rate, rest, counts]
+
+
+def _today(figures: Figures) -> list[Text]:
+    """Today's totals, and charts of the last minutes."""
+    today = figures.today
+    if today is None:
+        return []
+    total = Text.assemble(
+        ("today ", "dim"),
+        (f"{today.tokens_prompt:,} + {today.tokens_completion:,}", "bold"),
+        (" tokens   ", "dim"),
+        (f"${today.cost:,.4f}", "bold"),
+        ("   calls ", "dim"),
+        (f"{today.calls:,}", "bold"),
+        (", failed ", "dim"),
+        (_share(today), "bold red" if today.failed else "bold"),
+        ("   not counted yet ", "dim"),
+        f"{today.behind:,}",
+    )
+    minutes = figures.minutes
+    charts: tuple[tuple[str, Sequence[float], str], ...] = (
+        ("calls/min", [one.calls for one in minutes], "cyan"),
+        ("failed/min", [one.failed for one in minutes], "red"),
+        ("tokens/min", [one.tokens for one in minutes], "cyan"),
+        ("p95 ms", [one.p95_ms for one in minutes], "magenta"),
+    )
+    lines = [total]
+    for pair in (charts[:2], charts[2:]):
+        drawn = Text()
+        for name, values, style in pair:
+            latest = values[-1] if values else 0
+            drawn.append(f"{name:10} ", style="dim").append(sparkline(values), style=style).append(f" {latest:<9,.0f} ")
+        lines.append(drawn)
+    for one in lines:
+        one.no_wrap, one.overflow = True, "crop"
+    return lines
+
+
+def _share(today: Today) -> str:
+    return f"{100 * today.failed / today.calls:.1f} %" if today.calls else "0 %"
 
 
 def _tables(figures: Figures) -> Table:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
 from connectors.settings import Settings
 from connectors.sql import read
-from deploy.figures import Collector, Counts, Figures, scrape
+from deploy.figures import Collector, Counts, Figures, Minute, Today, scrape
 
 INTERVAL_S = 1.0
+MINUTES = 30
+"""Minutes of event time in the charts."""
 _COUNT_SHARE = 0.02
 """Counting may take this share of one core: the larger the tables, the rarer, with metrics in between."""
 
@@ -22,7 +24,7 @@ class Sampler:
 
     Args:
         settings: where the database is.
-        metrics_ports: of the workers, on this machine.
+        metrics_ports: of the ingest workers, on this machine.
     """
 
     def __init__(self, settings: Settings, metrics_ports: Sequence[int]) -> None:
@@ -74,7 +76,11 @@ class Sampler:
         with self._connection.cursor(row_factory=dict_row) as cursor:
             rows = next(cursor.execute(read("live/rows.sql").encode()))
         dead_letters = self._connection.execute(read("live/dead_letters.sql").encode()).fetchall()
-        return Counts(rows, dict(dead_letters))
+        with self._connection.cursor(row_factory=class_row(Today)) as cursor:
+            today = cursor.execute(read("live/today.sql").encode(), {"stream": self._settings.stream}).fetchone()
+        with self._connection.cursor(row_factory=class_row(Minute)) as cursor:
+            minutes = cursor.execute(read("live/minutes.sql").encode(), {"minutes": MINUTES - 1}).fetchall()
+        return Counts(rows, dict(dead_letters), today, minutes)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

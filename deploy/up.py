@@ -21,7 +21,7 @@ from deploy.processes import environment_of
 from deploy.sampler import Sampler
 from deploy.supervisor import Interrupted, Interrupts, Program, Supervisor
 
-WORKERS = {"ingest": "flows.ingest"}
+WORKERS = {"ingest": "flows.ingest", "rollups": "flows.rollups"}
 """Dataflows that run beside the servers, by name."""
 _TICK_S = 0.25
 _SAMPLE_INVALID = _SAMPLE_DUPLICATES = 0.01
@@ -66,7 +66,7 @@ def up(wishes: Wishes) -> None:
                 _say(
                     console, "Other terminals find this stack from here: try `slate doctor`, `slate dead-letters list`"
                 )
-                sampler = opened.enter_context(Sampler(settings, list(ports.values())))
+                sampler = opened.enter_context(Sampler(settings, [ports["ingest"]]))
                 view = opened.enter_context(_view(console, stack))
                 deadline = monotonic() + wishes.seconds if wishes.seconds is not None else float("inf")
                 while monotonic() < deadline and not output.lost:

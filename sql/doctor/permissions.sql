@@ -9,8 +9,13 @@ UNION ALL
 SELECT format('%s on %s.%s', needed.privilege, n.nspname, c.relname) AS missing
 FROM pg_class AS c
 INNER JOIN pg_namespace AS n ON c.relnamespace = n.oid
-CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS needed (privilege)
+CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed (privilege)
 WHERE
     ((n.nspname = 'public' AND c.relname LIKE 'spark\_%' AND NOT c.relispartition) OR n.nspname = 'slate')
     AND c.relkind IN ('r', 'p')
     AND NOT has_table_privilege(c.oid, needed.privilege)
+UNION ALL
+SELECT format('USAGE on sequence slate.%s', c.relname) AS missing
+FROM pg_sequence AS s
+INNER JOIN pg_class AS c ON s.seqrelid = c.oid
+WHERE c.relnamespace = to_regnamespace('slate') AND NOT has_sequence_privilege(s.seqrelid, 'USAGE')

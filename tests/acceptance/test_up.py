@@ -50,7 +50,8 @@ def test_rows_arrive_ctrl_c_stops_everything_and_a_second_up_keeps_the_data(tmp_
     nothing_runs(tmp_path)
     assert re.search(r"Starting PostgreSQL 18\S* on 127.0.0.1:\d+ \.\.\. ok", said)
     stops = re.findall(r"Stopping (\S+) \.\.\. ok", said)
-    assert stops == ["traffic", "ingest", "Valkey", "NATS", "PostgreSQL"]
+    assert stops == ["traffic", "rollups", "ingest", "Valkey", "NATS", "PostgreSQL"]
+    assert re.search(r"today: [1-9][\d,]* tokens, \$\d", said)
     assert not (tmp_path / ".slate" / "env").exists()
 
     with Up(tmp_path, "--no-traffic") as up:
@@ -62,7 +63,7 @@ def test_rows_arrive_ctrl_c_stops_everything_and_a_second_up_keeps_the_data(tmp_
     nothing_runs(tmp_path)
 
 
-@pytest.mark.parametrize("part", ["flows.ingest", "postgres", "nats-server", "deploy.cli simulate"])
+@pytest.mark.parametrize("part", ["flows.ingest", "flows.rollups", "postgres", "nats-server", "deploy.cli simulate"])
 def test_what_is_killed_is_reported_and_comes_back(tmp_path: Path, part: str) -> None:
     with Up(tmp_path, "--rate", "50") as up:
         up.says(STARTED)

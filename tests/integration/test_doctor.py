@@ -91,6 +91,26 @@ def test_lag_is_what_follows_the_written_position(make_settings: MakeSettings, e
     assert (lag.state, lag.found) == ("ok", "20 messages wait")
 
 
+def test_what_is_stored_and_not_counted_is_told_with_the_worker_to_start(settings: Settings, examined: Examine) -> None:
+    assert examined(settings)["rollups"].state == "ok"
+    with connect(settings) as connection:
+        connection.execute(
+            "INSERT INTO slate.progress (stream, partition, created, seq, read, stored) VALUES (%s, 0, now(), 9, 5, 5)",
+            (settings.stream,),
+        )
+        never = examined(settings)["rollups"]
+        assert (never.state, never.found) == ("warn", "5 stored messages, and none was ever counted")
+        assert "flows.rollups" in never.remedy
+        connection.execute(
+            "INSERT INTO slate.rollup_progress (stream, partition, created, seq, read, updated_at)"
+            " VALUES (%s, 0, now(), 4, 2, now() - interval '2 minutes')",
+            (settings.stream,),
+        )
+        stuck = examined(settings)["rollups"]
+        assert stuck.state == "warn"
+        assert stuck.found.startswith("3 stored messages are not counted, for 12")
+
+
 def test_a_role_without_rights_is_told_which_it_lacks(settings: Settings, examined: Examine) -> None:
     with connect(settings) as connection:
         database = sql.Identifier(settings.db_name)

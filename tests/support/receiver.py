@@ -20,7 +20,7 @@ class Received:
     @property
     def windows(self) -> list[dict[str, object]]:
         """Its windows."""
-        return msgspec.json.decode(self.body)["windows"]
+        return msgspec.json.decode(self.body, type=dict[str, list[dict[str, object]]])["windows"]
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """What `slate up` shows."""
 
 import io
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from deploy.figures import Figures
+from deploy.figures import Figures, Minute, Today
 from deploy.live import LiveView, PlainView, line, sparkline
 from deploy.supervisor import Program, Supervised
 
@@ -36,6 +37,27 @@ def test_a_line_says_everything() -> None:
 
 def test_a_line_without_anything_to_say_is_calm() -> None:
     assert line([], Figures()) == ("0 msg/s; lag -; latency p50 - p99 -; last commit -; rows: -; dead letters: none")
+
+
+TODAY = Today(12_000, 345, Decimal("1.23456"), 456, 15, 7)
+
+
+def test_a_line_says_what_today_came_to() -> None:
+    assert line([], Figures(today=TODAY)).endswith("today: 12,345 tokens, $1.2346, 3.3 % of 456 calls failed")
+    quiet = Today(0, 0, Decimal(0), 0, 0, 0)
+    assert line([], Figures(today=quiet)).endswith("today: 0 tokens, $0.0000, 0 % of 0 calls failed")
+
+
+def test_the_picture_shows_today_and_charts_of_the_last_minutes() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, height=40, color_system=None)
+    minutes = [Minute(10 * n, n, 1000 * n, 250.0 * n) for n in range(5)]
+    with LiveView(console, []) as view:
+        view.update([], Figures(today=TODAY, minutes=minutes))
+    drawn = file.getvalue()
+    for text in ("12,000 + 345 tokens", "$1.2346", "failed 3.3 %", "not counted yet 7", "calls/min", "p95 ms", "1,000"):
+        assert text in drawn
+    assert sparkline([0, 10, 20, 30, 40]) in drawn
 
 
 def test_problems_and_losses_stand_out() -> None:
