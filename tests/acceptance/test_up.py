@@ -155,7 +155,7 @@ def test_servers_that_the_user_names_are_used_and_none_is_started(tmp_path: Path
         up.says(STARTED)
         with connect(empty_settings) as connection:
             eventually(lambda: connection.execute("SELECT FROM spark_events LIMIT 1").fetchone() is not None, 30)
-        assert len(running_below(tmp_path)) == 3  # slate up, worker, traffic
+        assert len(running_below(tmp_path)) == 4  # slate up, ingest, rollups, traffic
         up.send(signal.SIGINT)
         assert up.wait() == 0
         said = up.output

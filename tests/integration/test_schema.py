@@ -214,7 +214,7 @@ def test_this_month_and_the_three_after_it_are_made_ahead(settings: Settings) ->
     with connect(settings) as connection:
         assert len(months_of(connection)) == 4
         # once more, for a month may have begun since
-        connection.execute(read("maintenance/months_ahead.sql").encode())
+        connection.execute(read("maintenance/months_ahead.sql").encode(), {"today": today})
         for months in range(4):
             assert f"spark_events_{month_after(today, months):%Y_%m}" in months_of(connection)
 
