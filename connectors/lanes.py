@@ -3,9 +3,9 @@
 `nats-py` spends 27 us on a message of a pull consumer and 7 on one of a push consumer (`docs/performance.md`), most
 of it in five regular expressions, a header dictionary and an `asyncio.Queue`. `LaneClient` keeps its connection,
 authentication, TLS and reconnection, and replaces the parser: messages for a subscription that a lane has claimed
-are cut out of the read buffer and appended to that lane; everything else goes the library's way. This touches two
-private attributes (`_ps`, `_process_msg`), so the version is pinned and `tests/unit/test_lanes.py` holds the library
-to them.
+are cut out of the read buffer and appended to that lane; everything else goes the library's way. This touches private
+parts (`_ps`, `_process_msg`, a subscription's `_id`), so the version is pinned and `tests/unit/test_lanes.py` holds the
+library to them.
 """
 
 from collections.abc import Awaitable, Callable
