@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.arrays import BIGINT, BYTEA, INTEGER, JSON, LABEL, TEXT, TIMESTAMP, UUID, ColumnType, register
+from connectors.arrays import (
+    BIGINT,
+    BOOLEAN,
+    BYTEA,
+    DATE,
+    INTEGER,
+    JSON,
+    LABEL,
+    TEXT,
+    TIMESTAMP,
+    UUID,
+    ColumnType,
+    register,
+)
 from deploy.servers import PostgresServer
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,8 +42,10 @@ COLUMNS = pytest.mark.parametrize(
         (BIGINT, st.integers(-(2**63), 2**63 - 1), None),
         (TIMESTAMP, moments.map(lambda at: (at - EPOCH) // timedelta(microseconds=1)), None),
         (UUID, st.binary(min_size=16, max_size=16), lambda data: uuid.UUID(bytes=data)),
+        (DATE, st.integers(-700_000, 2_900_000), lambda day: (EPOCH + timedelta(days=day)).date()),
+        (BOOLEAN, st.booleans(), None),
     ],
-    ids=["text", "label", "json", "bytea", "integer", "bigint", "timestamp", "uuid"],
+    ids=["text", "label", "json", "bytea", "integer", "bigint", "timestamp", "uuid", "date", "boolean"],
 )
 
 
