@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from csv import DictReader
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import psycopg
 import pytest
 
 from connectors.settings import Settings
+from deploy.embedded import free_port
 from deploy.servers import NatsServer, PostgresServer
 from flows.audit import Difference, audit
 from flows.fold import bin_of
@@ -146,6 +148,39 @@ def test_an_hour_without_workers_loses_nothing_and_calls_nothing_late(
         eventually(lambda: (database.execute(closed, later).fetchone() or [0])[0] > 0, 30, what="windows that close")
         row = database.execute("SELECT sum(late)::int FROM slate.windows").fetchone()
         assert row == (0,)
+
+
+def test_the_number_of_workers_and_processes_may_change_between_runs(
+    settings: Settings, database: psycopg.Connection
+) -> None:
+    addresses = f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}"
+    cluster = [("-i", "0", "-a", addresses), ("-i", "1", "-a", addresses)]
+    layouts: list[list[tuple[str, ...]]] = [[("-w", "3")], [*cluster], [()]]
+    with Worker(settings):
+        for run, layout in enumerate(layouts, 1):
+            with Traffic(settings, 3000, rate=10_000, seed=run), ExitStack() as stack:
+                workers = [
+                    stack.enter_context(Worker(settings, *arguments, flow="flows.rollups")) for arguments in layout
+                ]
+                eventually(lambda run=run: counted(database) == 3000 * run, 30)  # type: ignore[misc]
+                for worker in workers:
+                    worker.terminate()
+                assert [worker.wait() for worker in workers] == [0] * len(layout)
+        assert differences(settings) == []
+        assert window_differences(database, bins) == []
+
+
+def test_a_second_process_stands_by_and_takes_over(settings: Settings, database: psycopg.Connection) -> None:
+    with Worker(settings), Worker(settings, flow="flows.rollups") as first:
+        eventually(lambda: "reading partition" in first.tail(), 20)
+        with Worker(settings, flow="flows.rollups") as second:
+            eventually(lambda: "standing by" in second.tail(), 20)
+            with Traffic(settings, 6000, rate=3000):
+                eventually(lambda: counted(database) > 1000, 20)
+                first.kill()
+            eventually(lambda: counted(database) == 6000, 30)
+            assert second.running
+        assert differences(settings) == []
 
 
 def test_what_comes_late_is_counted_and_said_to_be_late(settings: Settings, database: psycopg.Connection) -> None:
