@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from connectors.errors import SlateError
+from connectors.errors import SlateError, StreamError
 from connectors.jetstream import UNPARTITIONED, connect, partition_filter
 from connectors.lanes import LaneClient
 from connectors.messages import NatsSourceMessage
@@ -163,7 +163,7 @@ class PartitionReader:
         while True:
             release: Callable[[], Awaitable[None]] | None = None
             try:
-                state = await self._thread.stream_state()
+                state = await self._thread.stream_state(max_age=0.0)
                 if created != state.created:
                     self._position = await asyncio.to_thread(self._positions.start, self.partition, state)
                     self.made_anew = created is not None
@@ -172,7 +172,7 @@ class PartitionReader:
                         _log.info("reading partition", partition=self.partition, after=self._position)
                     created = state.created
                 await self._check_gap(state)
-                release = await self._open()
+                release = await self._open(state.created)
                 delay = 0.1
                 await self._watch()
             except (SlateError, nats.errors.Error, nats.js.errors.Error, OSError, TimeoutError) as error:
@@ -216,8 +216,12 @@ class PartitionReader:
 
         await client.subscribe(subject, cb=answer_for_it)
 
-    async def _open(self) -> Callable[[], Awaitable[None]]:
-        """A consumer from the position on, and a lane for what it delivers."""
+    async def _open(self, created: datetime) -> Callable[[], Awaitable[None]]:
+        """A consumer from the position on, and a lane for what it delivers.
+
+        Raises:
+            StreamError: the stream is not the one that was created then; the position is of that one.
+        """
         client = self._thread.client
         self._trouble.clear()
         self._outstanding = 0
@@ -236,6 +240,9 @@ class PartitionReader:
                 mem_storage=True,
             ),
         )
+        # From here on, a consumer ends with its stream; before, it may have been made on another of that name.
+        if (await self._thread.stream_state(max_age=0.0)).created != created:
+            raise StreamError("the stream was made anew")
         self._inbox = client.new_inbox()
         release = await client.claim(self._inbox, self)
         self._heard = time.monotonic()
@@ -346,11 +353,11 @@ class ReaderThread:
         self._sending.add(task)
         task.add_done_callback(self._sent)
 
-    async def stream_state(self) -> StreamState:
-        """The stream's extent, at most a second old: readers of one process ask together."""
+    async def stream_state(self, max_age: float = 1.0) -> StreamState:
+        """The stream's extent, at most so many seconds old: readers of one process ask together."""
         async with self._state_lock:
             now = time.monotonic()
-            if self._state is None or now - self._state[0] > 1.0:
+            if self._state is None or now - self._state[0] > max_age:
                 self._state = (now, await stream_state(self.jetstream, self.settings.stream))
             return self._state[1]
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+import nats
 import psycopg
 import pytest
 
@@ -81,3 +82,28 @@ def test_messages_from_before_a_rise_from_8_partitions_to_16_are_read_once(
 def test_fewer_partitions_are_refused_with_the_remedy(settings: Settings, fewer: int) -> None:
     with pytest.raises(StreamError, match="would never be read; set SLATE_PARTITIONS=8 again"):
         asyncio.run(ensure_stream(settings.model_copy(update={"partitions": fewer})))
+
+
+def test_a_stream_that_is_made_anew_under_a_worker_ends_it_with_the_reason_and_is_read_at_the_next_start(
+    settings: Settings,
+) -> None:
+    async def renew() -> None:
+        client = await nats.connect(settings.nats_servers())
+        try:
+            await client.jetstream().delete_stream(settings.stream)
+        finally:
+            await client.close()
+        await ensure_stream(settings)
+
+    with connect(settings) as connection, Worker(settings) as worker:
+        publish(settings, 0, 100)
+        eventually(lambda: len(stored(connection)) == 100, 20)
+        asyncio.run(renew())
+        publish(settings, 100, 300)
+        assert worker.wait(30) != 0
+        said = worker.log.read_text()
+        assert "the stream was made anew: stopping" in said
+        assert "another worker" not in said
+        worker.start()
+        eventually(lambda: len(stored(connection)) >= 400, 20)
+        assert stored(connection) == list(range(400))
