@@ -184,14 +184,17 @@ def settle(connection: Connection, batch: NatsBatch) -> SettledBatch:
 
 
 class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
-    def __init__(self, inner: NatsSourcePartition, gate: _Gate, settlement: _Settlement) -> None:
+    def __init__(self, inner: NatsSourcePartition, gate: _Gate, settlement: _Settlement, shutdown: Shutdown) -> None:
         self._inner = inner
+        self._shutdown = shutdown
         self._gate = gate
         self._settlement = settlement
         self._held: NatsBatch | None = None
         self._beat = time.monotonic()
 
     def next_batch(self) -> list[SettledBatch]:
+        if self._shutdown.requested:
+            raise StopIteration  # what is held was not handed over, and is read again
         held = self._hold()
         if held is None:
             return self._heartbeat()
@@ -274,6 +277,7 @@ class SettledSource(FixedPartitionedSource[SettledBatch, int]):
         settings.dsn()
         self._source = NatsSource(settings, purpose, positions, shutdown)
         self._settlement = _Settlement(settings)
+        self._shutdown = shutdown
 
     def list_parts(self) -> list[str]:
         """Partition keys, as those of `NatsSource`."""
@@ -282,4 +286,4 @@ class SettledSource(FixedPartitionedSource[SettledBatch, int]):
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _SettledPartition:
         """Begin to read a partition."""
         inner = self._source.build_part(step_id, for_part, resume_state)
-        return _SettledPartition(inner, self._settlement.gate(inner.partition), self._settlement)
+        return _SettledPartition(inner, self._settlement.gate(inner.partition), self._settlement, self._shutdown)

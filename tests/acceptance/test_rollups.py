@@ -170,6 +170,32 @@ def test_the_number_of_workers_and_processes_may_change_between_runs(
         assert window_differences(database, bins) == []
 
 
+def test_a_worker_that_waits_for_ingest_stops_when_it_is_told_to(
+    settings: Settings, database: psycopg.Connection
+) -> None:
+    with Worker(settings) as ingest, Worker(settings, flow="flows.rollups") as rollups:
+        with Traffic(settings, 500, rate=5000):
+            pass
+        eventually(lambda: counted(database) == 500, 20)
+        ingest.kill()
+        for seed in (1, 2):
+            with Traffic(settings, 250, rate=5000, seed=seed):
+                pass
+
+        def behind_what_is_held() -> bool:
+            lags = [lag for name, lag in rollups.metrics().items() if name.startswith("spark_rollup_lag_messages")]
+            return sum(lags) > 0
+
+        eventually(behind_what_is_held, 20)
+        assert counted(database) == 500
+        rollups.terminate()
+        assert rollups.wait(10) == 0
+        ingest.start()
+        rollups.start()
+        eventually(lambda: counted(database) == 1000, 20)
+        assert differences(settings) == []
+
+
 def test_a_second_process_stands_by_and_takes_over(settings: Settings, database: psycopg.Connection) -> None:
     with Worker(settings), Worker(settings, flow="flows.rollups") as first:
         eventually(lambda: "reading partition" in first.tail(), 20)
