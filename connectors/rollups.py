@@ -91,7 +91,9 @@ class RollupProgress:
                         read("rollups/position.sql"), {"stream": self._settings.stream, "partition": partition}
                     ).fetchone()
                     # what ingest did not read either is in no table
-                    return _MISSED if row and row[0] is not None and row[0] < last and row[2] >= first else None
+                    return (
+                        _MISSED if row and row[0] is not None and row[0] < last and row[2] >= first and row[3] else None
+                    )
 
                 if why := missed():
                     rebuild(connection, self._settings.stream, why, missed)
@@ -101,18 +103,20 @@ class RollupProgress:
 
 
 class _Position(NamedTuple):
-    """Where a partition is counted up to and of which stream, None for nowhere, and up to where it is stored."""
+    """Where a partition is counted up to and of which stream, None for nowhere; up to where it is stored, and how many
+    messages that are stored are not counted."""
 
     counted: int | None
     created: datetime | None
     stored: int
+    uncounted: int
 
 
 def _position(connection: Connection, partition: int, state: StreamState) -> _Position:
     row = connection.execute(read("rollups/position.sql"), {"stream": state.stream, "partition": partition}).fetchone()
-    if row is None or row[3] != state.created:
+    if row is None or row[4] != state.created:
         raise ConnectionFailedError("ingest has not begun to read this partition: is flows.ingest running?")
-    return _Position(*row[:3])
+    return _Position(*row[:4])
 
 
 def _why_anew(position: _Position, state: StreamState) -> str | None:
@@ -121,8 +125,8 @@ def _why_anew(position: _Position, state: StreamState) -> str | None:
         return "nothing was counted before, and the stream no longer holds all"
     if position.created != state.created:
         return "the stream was made anew"
-    if position.counted < min(state.first - 1, position.stored):
-        return _MISSED
+    if position.counted < min(state.first - 1, position.stored) and position.uncounted:
+        return _MISSED  # or not: what is uncounted may all be in the stream; counting anew is right in any case
     return None
 
 

@@ -103,13 +103,16 @@ class _Settlement:
         self._gates: list[_Gate] = []
         self._asked = threading.Event()
         self._polled: dict[int, int] = {}
+        self._starting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="settlement", daemon=True)
 
     def gate(self, partition: int) -> _Gate:
+        """The gate of a partition; several workers of a process may ask at once."""
         gate = _Gate(partition)
-        self._gates.append(gate)
-        if not self._thread.is_alive():
-            self._thread.start()
+        with self._starting:
+            self._gates.append(gate)
+            if not self._thread.is_alive():
+                self._thread.start()
         return gate
 
     def ask(self) -> None:

@@ -1,8 +1,9 @@
--- Where a partition is counted up to, and where ingest has it.
+-- Where a partition is counted up to, where ingest has it, and how many messages that are stored are not counted.
 SELECT
     r.seq,
     r.created,
     p.seq AS stored_seq,
+    p.read - coalesce(r.read, 0) AS uncounted,
     p.created AS stored_created
 FROM slate.progress AS p
 LEFT JOIN slate.rollup_progress AS r USING (stream, partition)
