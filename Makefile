@@ -37,7 +37,7 @@ format: install ## put code and SQL in the house's form
 
 lock: install ## compile requirements.txt again from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \
-	  --no-emit-index-url --no-header --quiet pyproject.toml --output-file requirements.txt
+	  --no-header --quiet pyproject.toml --output-file requirements.txt
 
 schema: install ## record the schema that the migrations make, in sql/schema.sql
 	$(BIN)/python -m tests.migration.recorded

@@ -125,7 +125,7 @@ class Link:
                 f"PostgreSQL stayed away for {_DRAIN_S:.0f} s while stopping; what was not written is read again "
                 "at the next start"
             )
-        time.sleep(delay)
+        time.sleep(delay)  # `shutdown.wait` would return at once
 
     def close(self) -> None:
         """Close the connection."""

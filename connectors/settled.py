@@ -137,7 +137,7 @@ class _Settlement:
                 time.sleep(_IDLE_POLL_S)
             self._asked.clear()
             if any(gate.waiting for gate in self._gates):
-                time.sleep(_POLL_S)
+                time.sleep(_POLL_S)  # a commit of ingest gives no sign: NOTIFY would slow every writer
             else:
                 self._asked.wait(_IDLE_POLL_S)
 
@@ -149,7 +149,7 @@ class _Settlement:
             read("rollups/settled.sql"), {"stream": self._settings.stream, "partitions": list(gates)}
         ).fetchall()
         now = time.time_ns() // 1000
-        for partition, seq, _created, updated_us in rows:
+        for partition, seq, updated_us in rows:
             gate = gates[partition]
             known = gate.known
             if known is None or seq <= known:

@@ -92,7 +92,7 @@ def _await_counting(connection: Connection, settings: Settings) -> None:
                 f"{behind:,} stored messages are not counted yet, so differences of the totals mean nothing: "
                 "start `python -m bytewax.run flows.rollups`, or wait until it has caught up"
             )
-        time.sleep(0.05)
+        time.sleep(0.05)  # ingest waits for us: look often, and briefly
 
 
 def _behind(connection: Connection, settings: Settings) -> int:

@@ -2,7 +2,6 @@
 SELECT
     partition,
     seq,
-    created,
     (extract(EPOCH FROM updated_at) * 1000000)::bigint AS updated_us
 FROM slate.progress
 WHERE stream = %(stream)s AND partition = any(%(partitions)s)
