@@ -8,11 +8,9 @@ those of Standard Webhooks (https://www.standardwebhooks.com), signed where `SLA
 import hashlib
 import random
 import threading
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,6 +27,7 @@ from connectors.link import Connection, open_connection
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
+from connectors.webhooks import seconds_of
 
 MOST: Final = 500
 """Windows in one request."""
@@ -180,7 +179,7 @@ class Sender:
 
     def _failed(self, reason: str, retry_after: str | None) -> float:
         metrics.ANALYTICS_FAILURES.labels(reason=reason).inc()
-        told = _retry_after(retry_after)
+        told = seconds_of(retry_after, _LONGEST_RETRY_AFTER_S)
         lasting = reason.isdigit() and reason[0] == "4" and reason not in ("408", "429")
         delay = _LONGEST_DELAY_S if lasting else self._delay
         self._delay = min(_LONGEST_DELAY_S, self._delay * 2)
@@ -192,19 +191,6 @@ class Sender:
             remedy="check SLATE_ANALYTICS_URL and SLATE_ANALYTICS_SECRET" if lasting else None,
         )
         return told or delay * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Seconds to wait according to a Retry-After header (RFC 9110, 10.2.3): seconds, or a date."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        return min(float(header), _LONGEST_RETRY_AFTER_S)
-    try:
-        seconds = parsedate_to_datetime(header).timestamp() - time.time()
-    except ValueError:
-        return None
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
 
 
 def _keys(windows: Sequence[ClosedWindow]) -> dict[str, Any]:

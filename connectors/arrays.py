@@ -20,7 +20,6 @@ _int8: Final = Struct(">iq").pack
 _NULL: Final = b"\xff\xff\xff\xff"
 _POSTGRES_EPOCH: Final = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
 _POSTGRES_EPOCH_DAY: Final = 10_957  # and in days
-_TRUE, _FALSE = _length(1) + b"\1", _length(1) + b"\0"
 _UUID_LENGTH: Final = _length(16)
 _MAX_LABELS: Final = 100_000
 
@@ -111,10 +110,6 @@ def _date_elements(values: Sequence[int | None]) -> bytes:
     return b"".join([_NULL if day is None else _int4(4, day - _POSTGRES_EPOCH_DAY) for day in values])
 
 
-def _boolean_elements(values: Sequence[bool | None]) -> bytes:
-    return b"".join([_NULL if one is None else _TRUE if one else _FALSE for one in values])
-
-
 def _uuid_elements(values: Sequence[bytes | None]) -> bytes:
     return b"".join([_NULL if data is None else _UUID_LENGTH + data for data in values])
 
@@ -132,6 +127,5 @@ TIMESTAMP: Final = ColumnType("timestamptz", 1184, _timestamp_elements)
 """Microseconds since 1970, UTC."""
 DATE: Final = ColumnType("date", 1082, _date_elements)
 """Days since 1970."""
-BOOLEAN: Final = ColumnType("boolean", 16, _boolean_elements)
 UUID: Final = ColumnType("uuid", 2950, _uuid_elements)
 """Sixteen bytes."""

@@ -2,6 +2,7 @@
 
 import re
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -12,6 +13,9 @@ import nats.js.errors
 import structlog
 from nats.aio.client import Client
 from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
     DiscardPolicy,
     RetentionPolicy,
     StorageType,
@@ -231,3 +235,42 @@ async def check_stream(settings: Settings) -> list[str]:
         return [f"JetStream does not answer ({type(error).__name__}); is it enabled?"]
     finally:
         await client.close()
+
+
+async def backlog(settings: Settings, positions: dict[int, int]) -> tuple[int, float]:
+    """How many messages wait behind positions of partitions, and for how long the longest has, seconds.
+
+    Raises:
+        ConnectionFailedError: NATS cannot be reached.
+        StreamError: there is no such stream.
+    """
+    client = await connect(settings, "slate-backlog")
+    waiting, oldest = 0, 0.0
+    try:
+        manager = client.jetstream(timeout=5)
+        for partition, position in positions.items():
+            config = ConsumerConfig(
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=position + 1,
+                ack_policy=AckPolicy.NONE,
+                filter_subject=partition_filter(partition),
+                inactive_threshold=5.0,
+                mem_storage=True,
+                num_replicas=1,
+            )
+            consumer = await manager.add_consumer(settings.stream, config)
+            await manager.delete_consumer(settings.stream, consumer.name)
+            if consumer.num_pending:
+                waiting += consumer.num_pending
+                first = await manager.get_msg(
+                    settings.stream, seq=position + 1, subject=partition_filter(partition), next=True
+                )
+                if first.time is not None:
+                    oldest = max(oldest, time.time() - first.time.timestamp())
+    except nats.js.errors.NotFoundError as error:
+        raise StreamError(f"the stream {settings.stream} cannot be looked at: {error.description}") from None
+    except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
+        raise ConnectionFailedError(f"NATS stopped answering: {type(error).__name__}") from None
+    finally:
+        await client.close()
+    return waiting, oldest

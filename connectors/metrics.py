@@ -54,6 +54,22 @@ ROLLUP_FLUSH_SECONDS: Final = Histogram(
 ANALYTICS_SENT: Final = Counter("spark_analytics_windows_sent", "Closed windows that the receiver has taken")
 ANALYTICS_FAILURES: Final = Counter("spark_analytics_failures", "Requests that the receiver did not take", ["reason"])
 ANALYTICS_PENDING: Final = Gauge("spark_analytics_pending_windows", "Closed windows of the next request")
+ALERTS_FIRING: Final = Gauge("spark_alerts_firing", "Alerts that fire", ["severity"])
+ALERT_TRANSITIONS: Final = Counter("spark_alert_transitions", "Alerts that began or ended", ["state"])
+ALERT_EVALUATED: Final = Gauge(
+    "spark_alert_evaluated_timestamp_seconds", "Event time up to which rules are evaluated, since 1970"
+)
+ALERT_LATE: Final = Gauge("spark_alert_late_rows", "Figures that came after every window that they belong to")
+ALERT_UNTRACKED: Final = Gauge("spark_alert_untracked_rows", "Figures of groups beyond what is looked at")
+ALERT_RULES_VALID: Final = Gauge("spark_alert_rules_valid", "Whether the rules file, as it is now, is in force")
+ALERT_EVALUATION_SECONDS: Final = Histogram(
+    "spark_alert_evaluation_seconds",
+    "Time a look at all rules took",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+ALERT_DELIVERIES: Final = Counter("spark_alert_deliveries", "Alerts by what became of them", ["receiver", "state"])
+ALERT_FAILURES: Final = Counter("spark_alert_delivery_failures", "Attempts that failed", ["receiver", "reason"])
+ALERT_PENDING: Final = Gauge("spark_alert_pending_deliveries", "Alerts that wait for a receiver", ["receiver"])
 
 
 class BatchLatency(Collector):

@@ -15,7 +15,7 @@ import structlog
 from bytewax.outputs import DynamicSink
 
 from connectors import metrics
-from connectors.arrays import BIGINT, BOOLEAN, DATE, INTEGER, JSON, LABEL, TEXT, TIMESTAMP
+from connectors.arrays import BIGINT, DATE, INTEGER, JSON, LABEL, TEXT, TIMESTAMP
 from connectors.background import BackgroundSink
 from connectors.errors import ConnectionFailedError, FencedError
 from connectors.faults import Fault
@@ -26,7 +26,7 @@ from connectors.readers import StreamState
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
-from connectors.sums import MINUTE_US, Counted, Sums, Window, WindowKey, add_windows
+from connectors.sums import MINUTE_US, TICK_US, Counted, Sums, Window, WindowKey, add_windows
 from connectors.writer import new_owner
 
 _MOST_MESSAGES: Final = 50_000  # in a transaction, however little time has passed: bounds what is held in memory
@@ -233,6 +233,8 @@ class RollupWriter:
             statements.append((read("rollups/events_daily.sql"), _event_arrays(sums)))
         if windows:
             statements += _window_statements(windows, lates)
+        if sums.signals:
+            statements.append((read("alerts/append.sql"), _signal_arrays(sums)))
         statements.append((read("rollups/close.sql"), self._close))
         return statements, sum(late for (seconds, _), late in zip(windows, lates, strict=True) if seconds == 60)
 
@@ -250,6 +252,7 @@ class RollupWriter:
                     after=known.after,
                     read=known.read + counted.read,
                     watermark=max((w for w in (known.watermark, counted.watermark) if w is not None), default=None),
+                    moved=known.moved if counted.moved is None else counted.moved,
                 )
             )
         ordered = [moves[partition] for partition in sorted(moves)]
@@ -261,7 +264,8 @@ class RollupWriter:
             "positions": BIGINT.array([one.position for one in ordered]),
             "reads": BIGINT.array([one.read for one in ordered]),
             "watermarks": TIMESTAMP.array([one.watermark for one in ordered]),
-            "idles": BOOLEAN.array([one.idle for one in ordered]),
+            "moved_ats": TIMESTAMP.array([one.moved for one in ordered]),
+            "drained_ats": TIMESTAMP.array([one.drained for one in ordered]),
             "call_seqs": BIGINT.array(calls),
         }
 
@@ -382,6 +386,22 @@ def _window_statements(windows: dict[tuple[int, WindowKey], Window], lates: Sequ
     if any(one.count < 0 for one in values):
         statements.append((read("rollups/windows_gone.sql"), arrays))
     return statements
+
+
+def _signal_arrays(sums: Sums) -> dict[str, Any]:
+    ticks, signals, keys, details, sessions = zip(*sums.signals, strict=True)
+    values = list(sums.signals.values())  # also what comes to nothing: a call that failed and then did not
+    return {
+        "at": TIMESTAMP.array([tick * TICK_US for tick in ticks]),
+        "signal": LABEL.array(signals),
+        "key": LABEL.array(keys),
+        "detail": LABEL.array(details),
+        "session_id": LABEL.array(sessions),
+        "count": BIGINT.array([one.count for one in values]),
+        "tokens": BIGINT.array([one.tokens_prompt + one.tokens_completion for one in values]),
+        "cost": BIGINT.array([one.cost for one in values]),
+        "bins": JSON.array([msgspec.json.encode(one.bins) for one in values]),
+    }
 
 
 class RollupSink(DynamicSink[Counted]):

@@ -6,10 +6,12 @@ project's own start with `SLATE_`.
 """
 
 import base64
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -123,6 +125,11 @@ class Settings(BaseSettings):
         validation_alias=_env("SLATE_ANALYTICS_SECRET"),
         description="signs them (Standard Webhooks: base64, `whsec_` in front or not)",
     )
+    alert_rules: Path | None = Field(
+        None,
+        validation_alias=_env("SLATE_ALERT_RULES"),
+        description="file of alert rules, looked at again whenever it changes; `deploy/alerts.toml` unless it is set",
+    )
     retain_events_months: Annotated[int, Field(ge=0)] = Field(
         0,
         validation_alias=_env("SLATE_RETAIN_EVENTS_MONTHS"),
@@ -137,6 +144,11 @@ class Settings(BaseSettings):
         30,
         validation_alias=_env("SLATE_RETAIN_WINDOWS_DAYS"),
         description="days for which `slate maintain` keeps `slate.windows`; 0 is for ever",
+    )
+    retain_alerts_days: Annotated[int, Field(ge=0)] = Field(
+        90,
+        validation_alias=_env("SLATE_RETAIN_ALERTS_DAYS"),
+        description="days for which `slate maintain` keeps `slate.alerts`; 0 is for ever",
     )
     retain_dead_letters_days: Annotated[int, Field(ge=0)] = Field(
         0,
@@ -239,6 +251,27 @@ class Settings(BaseSettings):
         if self.db_password is not None:
             arguments["password"] = self.db_password.get_secret_value()
         return arguments | more
+
+    @property
+    def alert_rules_file(self) -> Path:
+        """The file of alert rules: that of this project unless another is set."""
+        return self.alert_rules or Path(__file__).parents[1] / "deploy" / "alerts.toml"
+
+    def secret(self, name: str) -> SecretStr | None:
+        """What a rules file names: the value of a variable, or of the file that the variable with _FILE names.
+
+        Raises:
+            ConfigurationError: that file cannot be read.
+        """
+        values = {**dotenv_values(self.dir / LOCAL_ENV), **dotenv_values(".env"), **os.environ}
+        if value := values.get(name):
+            return SecretStr(value.strip())
+        if path := values.get(f"{name}_FILE"):
+            try:
+                return SecretStr(Path(path).read_text("utf-8").strip())
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(f"{name}_FILE cannot be read: {error}") from None
+        return None
 
     def nats_servers(self) -> list[str]:
         """Server addresses with credentials: never log them.

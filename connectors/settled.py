@@ -27,7 +27,7 @@ from connectors.sql import read
 
 _POLL_S: Final = 0.05  # how long a message that ingest has stored may wait to be seen
 _IDLE_POLL_S: Final = 1.0
-_HEARTBEAT_S: Final = 10.0
+_HEARTBEAT_S: Final = 1.0  # event time goes on while nothing comes, and alerts with it
 _SPAN: Final = 100_000  # sequences of the stream that are asked about at once: bounds what ingest told of them
 _FRESH_US: Final = 1_000_000
 
@@ -52,7 +52,8 @@ class SettledBatch(msgspec.Struct, frozen=True, gc=False):
 
     `batch` has those of which something is stored; `read` counts the others, too. `changes` are calls that one of
     them changed, by its sequence; `dead` are dead letters, each with its time of receipt (microseconds since 1970) and
-    its kind of fault. `committed_us` is when ingest committed the last of them, None where that is not known.
+    its kind of fault. `committed_us` is when ingest committed the last of them, None where that is not known;
+    `clock_us` is when they were handed over. `idle` is whether the stream held nothing more of the partition then.
     """
 
     batch: NatsBatch
@@ -61,6 +62,7 @@ class SettledBatch(msgspec.Struct, frozen=True, gc=False):
     changes: dict[int, CallChange]
     dead: list[tuple[int, str]]
     committed_us: int | None
+    clock_us: int
 
 
 class _Settled(msgspec.Struct, frozen=True):
@@ -148,7 +150,7 @@ class _Settlement:
         rows = connection.execute(
             read("rollups/settled.sql"), {"stream": self._settings.stream, "partitions": list(gates)}
         ).fetchall()
-        now = time.time_ns() // 1000
+        now = _now_us()
         for partition, seq, updated_us in rows:
             gate = gates[partition]
             known = gate.known
@@ -209,7 +211,8 @@ class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
             return []
         now, self._held = _cut(held, settled.position)
         self._beat = time.monotonic()
-        return [_join(now, settled, idle=self._held is None and self._inner.drained)]
+        nothing_held = self._held is None or not self._held.messages
+        return [_join(now, settled, idle=nothing_held and self._inner.drained)]
 
     def next_awake(self) -> datetime | None:
         if self._held is not None:
@@ -235,7 +238,7 @@ class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
             return []
         self._beat = time.monotonic()
         nothing = NatsBatch(self._inner.stream, self._gate.partition, position, position, [])
-        return [SettledBatch(nothing, 0, self._inner.drained, {}, [], None)]
+        return [SettledBatch(nothing, 0, self._inner.drained, {}, [], None, _now_us())]
 
 
 def _cut(batch: NatsBatch, at: int) -> tuple[NatsBatch, NatsBatch | None]:
@@ -260,7 +263,11 @@ def _join(batch: NatsBatch, settled: _Settled, *, idle: bool) -> SettledBatch:
     if settled.skipped:
         kept = [message for message in messages if message.sequence not in settled.skipped]
         batch = msgspec.structs.replace(batch, messages=kept)
-    return SettledBatch(batch, len(messages), idle, settled.changes, dead, settled.committed_us)
+    return SettledBatch(batch, len(messages), idle, settled.changes, dead, settled.committed_us, _now_us())
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 class SettledSource(FixedPartitionedSource[SettledBatch, int]):

@@ -17,7 +17,12 @@ UsageKey = tuple[int, str, str]
 WindowKey = tuple[int, str, str, str]
 """A minute (since 1970), a signal, a key and a status; see `slate.windows`."""
 
+SignalKey = tuple[int, str, str, str, str]
+"""A tick (of `TICK_US`, since 1970), a signal, a key, a detail and a session; see `slate.alert_signals`."""
+
 MINUTE_US: Final = 60_000_000
+TICK_US: Final = 2_000_000
+"""How finely alert rules see event time."""
 
 
 class Window(msgspec.Struct):
@@ -48,6 +53,8 @@ class Sums(msgspec.Struct):
     """Successes and errors."""
     events: dict[DayKey, int] = {}
     windows: dict[WindowKey, Window] = {}
+    signals: dict[SignalKey, Window] = {}
+    """For alert rules."""
 
     def add(self, other: "Sums") -> None:
         """Add another's figures."""
@@ -56,9 +63,10 @@ class Sums(msgspec.Struct):
         for key, count in other.events.items():
             self.events[key] = self.events.get(key, 0) + count
         add_windows(self.windows, other.windows.items())
+        add_windows(self.signals, other.signals.items())
 
 
-def add_windows(target: dict[WindowKey, Window], more: Iterable[tuple[WindowKey, Window]]) -> None:
+def add_windows(target: dict[K, Window], more: Iterable[tuple[K, Window]]) -> None:
     """Add windows to those of the same key."""
     for key, window in more:
         known = target.get(key)
@@ -81,8 +89,9 @@ def _add_lists(target: dict[K, list[int]], more: dict[K, list[int]]) -> None:
 class Counted(msgspec.Struct, frozen=True):
     """A part of a partition, counted: `read` messages between two positions.
 
-    `watermark` is the latest event time in it (microseconds since 1970), None where there is none; `idle`, whether
-    the stream held nothing more of the partition; `calls`, the sequences of the messages that were calls.
+    `watermark` is the latest event time in it (microseconds since 1970), None where there is none, and `moved` when
+    that was read; `drained`, when the stream held nothing more of the partition, None where it did; `calls`, the
+    sequences of the messages that were calls.
     """
 
     stream: str
@@ -91,6 +100,7 @@ class Counted(msgspec.Struct, frozen=True):
     position: int
     read: int
     watermark: int | None
-    idle: bool
+    moved: int | None
+    drained: int | None
     calls: list[int]
     sums: Sums

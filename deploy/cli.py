@@ -11,7 +11,7 @@ from rich.console import Console
 
 from connectors.errors import SlateError
 from connectors.settings import Settings
-from deploy import dead_letters
+from deploy import alerts, dead_letters
 from deploy.audit import audit_command
 from deploy.doctor import examine, show
 from deploy.maintain import maintain_command
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command("simulate")(simulate)
 app.command("audit")(audit_command)
 app.command("maintain")(maintain_command)
+app.add_typer(alerts.app, name="alerts", help="Check alert rules, try them on the past, see what fires.")
 app.add_typer(dead_letters.app, name="dead-letters", help="List, show and replay what was refused.")
 
 

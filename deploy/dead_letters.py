@@ -1,67 +1,40 @@
 """`slate dead-letters`: look at what could not be stored, and replay it after a fix."""
 
 import asyncio
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from connectors.errors import ConnectionFailedError, SlateError
+from connectors.errors import SlateError
 from connectors.settings import Settings
+from deploy.terminal import a_time, explained, harmless
 from flows.dead_letters import Filter, Letter, find, replay, verdict
 
 app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and replay them after a fix.")
 _out = Console(width=None if sys.stdout.isatty() else 200)
 
-_AGO = re.compile(r"(\d+)([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def _time(text: str) -> datetime:
-    """A moment: `30m` ago, or ISO 8601 (UTC unless it says otherwise)."""
-    if ago := _AGO.fullmatch(text):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither an age such as 30m, 2h, 1d nor an ISO 8601 time") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 Stage = Annotated[str | None, typer.Option(help="decode, subject, validate, store or publisher")]
 Code = Annotated[str | None, typer.Option(help="kind of fault, such as wrong_type or event_time")]
 Reason = Annotated[str | None, typer.Option(help="part of the reason")]
 Subject = Annotated[str | None, typer.Option(help="subject, with NATS wildcards: 'spark.usage.>'")]
-Since = Annotated[datetime | None, typer.Option(parser=_time, metavar="TIME", help="received since: 30m, 2h, ISO time")]
-Until = Annotated[datetime | None, typer.Option(parser=_time, metavar="TIME", help="received before")]
+Since = Annotated[
+    datetime | None, typer.Option(parser=a_time, metavar="TIME", help="received since: 30m, 2h, ISO time")
+]
+Until = Annotated[datetime | None, typer.Option(parser=a_time, metavar="TIME", help="received before")]
 Replayed = Annotated[bool, typer.Option("--replayed", help="those replayed already, too")]
 Limit = Annotated[int, typer.Option(min=1, help="at most this many")]
 Ids = Annotated[list[int] | None, typer.Argument(help="ids of dead letters")]
 
 
 def _find(which: Filter, limit: int | None) -> list[Letter]:
-    with _explained():
+    with explained():
         return list(find(Settings.load(), which, limit))
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Say in a sentence what is wrong with the database."""
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        raise ConnectionFailedError(f"PostgreSQL: {str(error).strip()}; check SLATE_DB_HOST") from None
-    except psycopg.Error as error:
-        raise SlateError(f"PostgreSQL: {str(error).strip()}; run `slate migrate`") from None
 
 
 @app.command("list")
@@ -109,10 +82,7 @@ def show(id_: Annotated[int, typer.Argument(metavar="ID", help="id of a dead let
     _out.print(f"{'would be':12} {verdict(letter)}", markup=False, soft_wrap=True)
     for name, data in (("headers", letter.headers), ("payload", letter.payload)):
         _out.print(f"{name}, {len(data)} bytes:")
-        # Control characters are escaped: what a stranger published must not steer the reader's terminal.
-        text = data.decode("utf-8", "backslashreplace")
-        safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-        _out.print(safe, markup=False, highlight=False, soft_wrap=True)
+        _out.print(harmless(data.decode("utf-8", "backslashreplace")), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("replay")
@@ -143,7 +113,7 @@ def replay_(
         raise typer.BadParameter("name ids or a filter, or --all to replay every dead letter")
     settings = Settings.load()
     if dry_run:
-        with _explained():
+        with explained():
             counts = Counter(verdict(letter) for letter in find(settings, which))
         table = Table("would be", "dead letters")
         for outcome, count in counts.most_common():
@@ -151,7 +121,7 @@ def replay_(
         _out.print(table if counts else "No dead letters match.")
         return
     columns = SpinnerColumn(), TextColumn("Replaying"), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=_out, disable=not _out.is_terminal) as progress, _explained():
+    with Progress(*columns, console=_out, disable=not _out.is_terminal) as progress, explained():
         task = progress.add_task("Replaying", total=None)
         report = asyncio.run(replay(settings, find(settings, which), lambda: progress.advance(task)))
     _out.print(f"{report.published} published again and marked; what is still wrong comes back as a new dead letter.")

@@ -5,6 +5,7 @@ import urllib.request
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar
 
@@ -97,13 +98,24 @@ class Minute:
 
 
 @dataclass(frozen=True)
+class Firing:
+    """An alert that fires."""
+
+    severity: str
+    rule: str
+    reason: str
+    starts_at: datetime
+
+
+@dataclass(frozen=True)
 class Counts:
-    """What the database holds: rows by table, dead letters by reason, today's totals, and the last minutes."""
+    """What the database holds: rows by table, dead letters by reason, today's totals, the last minutes, and alerts."""
 
     rows: Mapping[str, int]
     dead_letters: Mapping[str, int]
     today: Today | None = None
     minutes: Sequence[Minute] = ()
+    firing: Sequence[Firing] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,8 @@ class Figures:
     today: Today | None = None
     minutes: Sequence[Minute] = ()
     """The last minutes, oldest first."""
+    firing: Sequence[Firing] = ()
+    """Alerts, the gravest first."""
     problem: str = ""
     """What cannot be read at the moment, for people."""
 
@@ -191,6 +205,7 @@ class Collector:
             dead_letters=_sum(self._counts.dead_letters, self._since_count[1]),
             today=self._counts.today,
             minutes=self._counts.minutes,
+            firing=self._counts.firing,
             problem=problem,
             **{name: round(value) for name, value in self._totals.items()},
         )

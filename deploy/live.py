@@ -1,7 +1,7 @@
 """The view of `slate up`: a table that renews itself on a terminal, a line every few seconds elsewhere."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from types import TracebackType
@@ -22,6 +22,9 @@ EVENTS = 6
 _REASONS = 8
 _FIXED_LINES = 14
 """Lines of the picture that are always there: frame, headings, headline, charts, space between."""
+_ALERTS = 3
+"""Alerts shown."""
+_SEVERITY_STYLE = {"critical": "bold red", "warning": "yellow"}
 _BARS = "▁▂▃▄▅▆▇█"
 _STATE_STYLE = {"running": "green", "external": "cyan", "finished": "dim", "down": "bold red"}
 
@@ -70,9 +73,12 @@ class LiveView:
         title = f"SPARK on SLATE, {_duration(time.monotonic() - self._began)}; Ctrl-C stops everything"
         content: list[RenderableType] = [_parts_table(parts, self._external), Text(), *_headline(figures), Text()]
         content += [*_today(figures), Text()]
+        alerts = _alerts(figures)
+        content += alerts
         tables = _tables(figures)
         # what happened comes first: what does not fit is cut at the bottom
-        room = self._console.height - len(parts) - len(self._external) - tables.row_count - _FIXED_LINES
+        used = len(parts) + len(self._external) + len(alerts) + tables.row_count + _FIXED_LINES
+        room = self._console.height - used
         happened = list(self._events)[-max(room, 2) :]
         content += [Text(one, style="yellow", no_wrap=True, overflow="ellipsis") for one in happened]
         if figures.problem:
@@ -123,6 +129,9 @@ def line(parts: Sequence[Supervised], figures: Figures) -> str:
         today = figures.today
         tokens = today.tokens_prompt + today.tokens_completion
         said.append(f"today: {tokens:,} tokens, ${today.cost:,.4f}, {_share(today)} of {today.calls:,} calls failed")
+    if figures.firing:
+        counts = Counter(one.severity for one in figures.firing)
+        said.append("alerts: " + ", ".join(f"{count} {severity}" for severity, count in counts.items()))
     down = [one.part.name for one in parts if one.state == "down"]
     said += [f"DOWN: {', '.join(down)}"] if down else []
     restarts = sum(one.restarts for one in parts)
@@ -211,6 +220,22 @@ def _today(figures: Figures) -> list[Text]:
     for one in lines:
         one.no_wrap, one.overflow = True, "crop"
     return lines
+
+
+def _alerts(figures: Figures) -> list[Text]:
+    """The gravest alerts that fire, each in a line, and how many more there are."""
+    grave = [one for one in figures.firing if one.severity != "info"]
+    if not figures.firing:
+        return []
+    lines = [
+        Text.assemble((f"{one.severity:9}", _SEVERITY_STYLE.get(one.severity, "")), f"{one.rule}: {one.reason}")
+        for one in grave[:_ALERTS]
+    ]
+    if (more := len(figures.firing) - len(lines)) > 0:
+        lines.append(Text(f"{more} more {'alerts' if more > 1 else 'alert'}: `slate alerts list`", style="dim"))
+    for one in lines:
+        one.no_wrap, one.overflow = True, "ellipsis"
+    return [*lines, Text()]
 
 
 def _share(today: Today) -> str:

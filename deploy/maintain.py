@@ -12,7 +12,8 @@ def maintain_command() -> None:
     """Make the months to come, let go of what is kept no longer, and audit yesterday. Run it once a day.
 
     Safe to repeat, and on several hosts. What is kept how long: SLATE_RETAIN_EVENTS_MONTHS (off by default),
-    SLATE_RETAIN_DETACHED, SLATE_RETAIN_WINDOWS_DAYS, SLATE_RETAIN_DEAD_LETTERS_DAYS. Exit code 1: yesterday's totals
+    SLATE_RETAIN_DETACHED, SLATE_RETAIN_WINDOWS_DAYS, SLATE_RETAIN_ALERTS_DAYS,
+    SLATE_RETAIN_DEAD_LETTERS_DAYS. Exit code 1: yesterday's totals
     differ from the tables.
     """
     well = True

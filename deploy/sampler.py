@@ -10,7 +10,7 @@ from psycopg.rows import class_row, dict_row
 
 from connectors.settings import Settings
 from connectors.sql import read
-from deploy.figures import Collector, Counts, Figures, Minute, Today, scrape
+from deploy.figures import Collector, Counts, Figures, Firing, Minute, Today, scrape
 
 INTERVAL_S = 1.0
 MINUTES = 30
@@ -80,7 +80,9 @@ class Sampler:
             today = cursor.execute(read("live/today.sql").encode(), {"stream": self._settings.stream}).fetchone()
         with self._connection.cursor(row_factory=class_row(Minute)) as cursor:
             minutes = cursor.execute(read("live/minutes.sql").encode(), {"minutes": MINUTES - 1}).fetchall()
-        return Counts(rows, dict(dead_letters), today, minutes)
+        with self._connection.cursor(row_factory=class_row(Firing)) as cursor:
+            firing = cursor.execute(read("live/alerts.sql").encode()).fetchall()
+        return Counts(rows, dict(dead_letters), today, minutes, firing)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

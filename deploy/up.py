@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from connectors.settings import Settings
+from deploy.alert_receiver import AlertReceiver
 from deploy.embedded import Server, free_port, port_is_free
 from deploy.live import LiveView, PlainView, View
 from deploy.local import LocalStack
@@ -26,6 +27,10 @@ WORKERS = {"ingest": "flows.ingest", "rollups": "flows.rollups"}
 _TICK_S = 0.25
 _SAMPLE_INVALID = _SAMPLE_DUPLICATES = 0.01
 """Shares of sample traffic, so that dead letters and duplicates can be seen."""
+_SAMPLE_OUTAGE = "apply_patch"
+_SAMPLE_OUTAGE_AFTER_S = 20.0
+"""A function of which every call fails for a minute, so that an alert can be seen."""
+_WEBHOOK_URL, _WEBHOOK_SECRET = "SLATE_ALERT_WEBHOOK_URL", "SLATE_ALERT_WEBHOOK_SECRET"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +65,21 @@ def up(wishes: Wishes) -> None:
                 opened.enter_context(stack.announced(servers, next(iter(ports.values()))))
                 for text in migrate_all(settings):
                     _say(console, text)
-                _start_workers(stack, supervisor, settings, ports, console)
+                alerts = opened.enter_context(AlertReceiver())
+                told = _tell_alerts_to(alerts, settings)
+                _start_workers(stack, supervisor, settings, ports, told, console)
                 if wishes.traffic:
                     _start_traffic(stack, supervisor, settings, wishes, console)
                 _say(
-                    console, "Other terminals find this stack from here: try `slate doctor`, `slate dead-letters list`"
+                    console,
+                    "Other terminals find this stack from here: try `slate doctor`, `slate alerts list`, "
+                    "`slate dead-letters list`",
                 )
                 sampler = opened.enter_context(Sampler(settings, [ports["ingest"]]))
                 view = opened.enter_context(_view(console, stack))
                 deadline = monotonic() + wishes.seconds if wishes.seconds is not None else float("inf")
                 while monotonic() < deadline and not output.lost:
-                    for event in supervisor.step():
+                    for event in [*supervisor.step(), *alerts.take()]:
                         view.event(event)
                     with interrupts.deferred():
                         view.update(supervisor.parts, sampler.latest)
@@ -102,14 +111,26 @@ def _metrics_ports(settings: Settings) -> dict[str, int]:
 
 
 def _start_workers(
-    stack: LocalStack, supervisor: Supervisor, settings: Settings, ports: dict[str, int], console: Console
+    stack: LocalStack,
+    supervisor: Supervisor,
+    settings: Settings,
+    ports: dict[str, int],
+    told: dict[str, str],
+    console: Console,
 ) -> None:
     for name, module in WORKERS.items():
-        environment = os.environ | environment_of(settings.model_copy(update={"metrics_port": ports[name]}))
+        environment = os.environ | environment_of(settings.model_copy(update={"metrics_port": ports[name]})) | told
         log = stack.log(name)
         command = [sys.executable, "-m", "bytewax.run", module]
         supervisor.start(Program(name, command, environment=environment, log=log, port=ports[name]))
         _say(console, f"Started worker {name}: http://127.0.0.1:{ports[name]}/metrics, log {log}")
+
+
+def _tell_alerts_to(receiver: AlertReceiver, settings: Settings) -> dict[str, str]:
+    """The environment by which workers tell our receiver of alerts, unless the user has one."""
+    if settings.secret(_WEBHOOK_URL) is not None:
+        return {}
+    return {_WEBHOOK_URL: receiver.url, _WEBHOOK_SECRET: receiver.secret}
 
 
 def _start_traffic(
@@ -121,12 +142,20 @@ def _start_traffic(
     supervisor.start(Program("traffic", command, environment=environment, log=log, endless=False))
     what = f"replay of {wishes.trace}" if wishes.trace else f"{wishes.rate:g} simulated messages a second"
     _say(console, f"Started traffic: {what}")
+    if wishes.trace is None:
+        _say(console, f"In {_SAMPLE_OUTAGE_AFTER_S:.0f} s {_SAMPLE_OUTAGE} fails for a minute, to show an alert")
 
 
 def _simulate_options(wishes: Wishes) -> list[str]:
     if wishes.trace is not None:
         return ["--trace", str(wishes.trace.absolute()), "--shift-to-now"]
-    return [f"--rate={wishes.rate}", f"--invalid={_SAMPLE_INVALID}", f"--duplicates={_SAMPLE_DUPLICATES}"]
+    return [
+        f"--rate={wishes.rate}",
+        f"--invalid={_SAMPLE_INVALID}",
+        f"--duplicates={_SAMPLE_DUPLICATES}",
+        f"--outage={_SAMPLE_OUTAGE}",
+        f"--outage-after={_SAMPLE_OUTAGE_AFTER_S}",
+    ]
 
 
 def _view(console: Console, stack: LocalStack) -> View:

@@ -3,6 +3,7 @@
 It starts from the rows that ingest writes (`flows.validate`), so that what is counted is what is stored.
 """
 
+from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from itertools import chain
@@ -15,18 +16,25 @@ import structlog
 from ddsketch.mapping import LogarithmicMapping
 
 from connectors.settled import CallChange, SettledBatch
-from connectors.sums import MINUTE_US, Counted, Sums, Window
+from connectors.sums import MINUTE_US, TICK_US, Counted, SignalKey, Sums, Window, add_windows
 from flows import rows
 from flows.events import Kind, Refused, parse_subject
 from flows.validate import validate
 
 CALLS: Final = "calls"
-USAGE_BY_MODEL: Final = "usage_by_model"
-USAGE_BY_USER: Final = "usage_by_user"
 EVENTS: Final = "events"
 DEAD_LETTERS: Final = "dead_letters"
 INGEST_DELAY: Final = "ingest_delay"
-"""Signals of `slate.windows`."""
+"""Signals of `slate.windows` and of `slate.alert_signals`."""
+USAGE_BY_MODEL: Final = "usage_by_model"
+USAGE_BY_USER: Final = "usage_by_user"
+"""Those of `slate.windows` only."""
+USAGE: Final = "usage"
+PREVIEWS: Final = "previews"
+PREVIEW_CACHE: Final = "preview_cache"
+"""Those of `slate.alert_signals` only."""
+SESSION_EVENTS: Final = frozenset({"connected", "disconnected"})
+"""Types of events of which alert rules must know the session: they say how many are open."""
 
 RELATIVE_ACCURACY: Final = 0.01
 """Of a percentile of durations (DDSketch, https://arxiv.org/abs/1908.10693)."""
@@ -34,14 +42,25 @@ ZERO: Final = -1
 """The bin of zero: a duration is a whole number of milliseconds, and that of 1 ms is 0."""
 
 _DAY_US: Final = 86_400_000_000
+_TICKS_A_MINUTE: Final = MINUTE_US // TICK_US
+_TICKS_A_DAY: Final = _DAY_US // TICK_US
 _MICRO: Final = Decimal("0.000001")
 _mapping = LogarithmicMapping(RELATIVE_ACCURACY)
 _time_of = itemgetter(3)
 _log = structlog.get_logger(__name__)
 
 
-def fold(settled: SettledBatch) -> Counted:
-    """Everything that a batch adds."""
+class _Meta(msgspec.Struct):
+    """What is looked at of a preview's `meta`."""
+
+    cache: object = None
+
+
+_cache = msgspec.json.Decoder(_Meta)
+
+
+def fold(settled: SettledBatch, *, sessions: bool = False) -> Counted:
+    """Everything that a batch adds; usage with its sessions where alert rules ask for them."""
     messages = [message for message in settled.batch.messages if _is_counted(message.subject)]
     outcomes = validate(msgspec.structs.replace(settled.batch, messages=messages))
     if skipped := outcomes.skipped():
@@ -53,20 +72,28 @@ def fold(settled: SettledBatch) -> Counted:
         )
     found = outcomes.rows
     sums = Sums()
-    _fold_usage(sums, found.get(rows.USAGE, ()))
+    _fold_usage(sums, found.get(rows.USAGE, ()), sessions=sessions)
     calls: Any = found.get(rows.FUNCTION_CALLS, ())
     _fold_calls(sums, calls, settled.changes)
-    _fold_events(sums, found.get(rows.EVENTS, ()))
-    _fold_dead(sums, settled.dead)
+    events: Any = found.get(rows.EVENTS, ())
+    for _, session_id, type_, ts, *_ in events:
+        session = session_id if type_ in SESSION_EVENTS else ""
+        _figures(sums.signals, ts, EVENTS, type_, "", session).count += 1
+    _fold_previews(sums, found.get(rows.PREVIEWS, ()))
+    for received, code in settled.dead:
+        _figures(sums.signals, received, DEAD_LETTERS, code).count += 1
     _fold_delays(sums, settled)
+    _fold_up(sums)
+    watermark = _watermark(found, settled)
     return Counted(
         stream=settled.batch.stream,
         partition=settled.batch.partition,
         after=settled.batch.after,
         position=settled.batch.position,
         read=settled.read,
-        watermark=_watermark(found, settled),
-        idle=settled.idle,
+        watermark=watermark,
+        moved=None if watermark is None else settled.clock_us,
+        drained=settled.clock_us if settled.idle else None,
         calls=[row[-1] for row in calls if row[-1] in settled.changes] if settled.changes else [],
         sums=sums,
     )
@@ -84,16 +111,18 @@ def _watermark(found: dict[str, list[Any]], settled: SettledBatch) -> int | None
     return None if latest is None else min(latest, messages[-1].stored_at // 1000)
 
 
-def _window(sums: Sums, minute: int, signal: str, key: str, status: str = "") -> Window:
-    place = (minute, signal, key, status)
-    window = sums.windows.get(place)
-    if window is None:
-        window = sums.windows[place] = Window()
-    return window
+def _figures(
+    signals: dict[SignalKey, Window], ts: int, signal: str, key: str, detail: str = "", session: str = ""
+) -> Window:
+    place = (ts // TICK_US, signal, key, detail, session)
+    figures = signals.get(place)
+    if figures is None:
+        figures = signals[place] = Window()
+    return figures
 
 
-def _fold_usage(sums: Sums, found: Any) -> None:
-    daily = sums.usage
+def _fold_usage(sums: Sums, found: Any, *, sessions: bool) -> None:
+    daily, signals = sums.usage, sums.signals
     for _, session_id, ts, model, prompt, completion, cost_text, user in found:
         cost = micros(cost_text)
         key = (ts // _DAY_US, session_id, model)
@@ -104,15 +133,14 @@ def _fold_usage(sums: Sums, found: Any) -> None:
             total[0] += prompt
             total[1] += completion
             total[2] += cost
-        minute = ts // MINUTE_US
-        for window in (
-            _window(sums, minute, USAGE_BY_MODEL, model),
-            _window(sums, minute, USAGE_BY_USER, _user(user)),
-        ):
-            window.count += 1
-            window.tokens_prompt += prompt
-            window.tokens_completion += completion
-            window.cost += cost
+        place = (ts // TICK_US, USAGE, model, _user(user), session_id if sessions else "")
+        figures = signals.get(place)
+        if figures is None:
+            figures = signals[place] = Window()
+        figures.count += 1
+        figures.tokens_prompt += prompt
+        figures.tokens_completion += completion
+        figures.cost += cost
 
 
 def _fold_calls(sums: Sums, found: Any, changes: dict[int, CallChange]) -> None:
@@ -126,29 +154,20 @@ def _fold_calls(sums: Sums, found: Any, changes: dict[int, CallChange]) -> None:
 
 
 def _fold_call(sums: Sums, by: int, ts: int, name: str, status: str, duration_ms: int | None) -> None:
-    key = (ts // _DAY_US, name)
-    total = sums.calls.get(key)
-    if total is None:
-        total = sums.calls[key] = [0, 0]
-    total[status == "failed"] += by
-    window = _window(sums, ts // MINUTE_US, CALLS, name, status)
-    window.count += by
+    figures = _figures(sums.signals, ts, CALLS, name, status)
+    figures.count += by
     if duration_ms is not None:
         place = bin_of(duration_ms)
-        window.bins[place] = window.bins.get(place, 0) + by
+        figures.bins[place] = figures.bins.get(place, 0) + by
 
 
-def _fold_events(sums: Sums, found: Any) -> None:
-    daily = sums.events
-    for _, _, type_, ts, *_ in found:
-        key = (ts // _DAY_US, type_)
-        daily[key] = daily.get(key, 0) + 1
-        _window(sums, ts // MINUTE_US, EVENTS, type_).count += 1
-
-
-def _fold_dead(sums: Sums, dead: list[tuple[int, str]]) -> None:
-    for received, code in dead:
-        _window(sums, received // MINUTE_US, DEAD_LETTERS, code).count += 1
+def _fold_previews(sums: Sums, found: Any) -> None:
+    for _, _, engine, ts, status, _, meta in found:
+        _figures(sums.signals, ts, PREVIEWS, engine, status).count += 1
+        if b'"cache"' in meta:
+            cache = _cache.decode(meta).cache
+            if cache in ("hit", "miss"):
+                _figures(sums.signals, ts, PREVIEW_CACHE, engine, cache).count += 1
 
 
 def _fold_delays(sums: Sums, settled: SettledBatch) -> None:
@@ -158,10 +177,30 @@ def _fold_delays(sums: Sums, settled: SettledBatch) -> None:
         return
     for message in settled.batch.messages:
         received = message.stored_at // 1000
-        window = _window(sums, received // MINUTE_US, INGEST_DELAY, "")
-        window.count += 1
+        figures = _figures(sums.signals, received, INGEST_DELAY, "")
+        figures.count += 1
         place = bin_of(max(0, committed - received) // 1000)
-        window.bins[place] = window.bins.get(place, 0) + 1
+        figures.bins[place] = figures.bins.get(place, 0) + 1
+
+
+def _fold_up(sums: Sums) -> None:
+    """Days and windows of a minute from the ticks in them."""
+    windows = sums.windows
+    for (tick, signal, key, detail, _), figures in sums.signals.items():
+        minute = tick // _TICKS_A_MINUTE
+        if signal == CALLS:
+            total = sums.calls.setdefault((tick // _TICKS_A_DAY, key), [0, 0])
+            total[detail == "failed"] += figures.count
+            add_windows(windows, [((minute, CALLS, key, detail), figures)])
+        elif signal == USAGE:
+            for place in ((minute, USAGE_BY_MODEL, key, ""), (minute, USAGE_BY_USER, detail, "")):
+                add_windows(windows, [(place, figures)])
+        elif signal == EVENTS:
+            day = (tick // _TICKS_A_DAY, key)
+            sums.events[day] = sums.events.get(day, 0) + figures.count
+            add_windows(windows, [((minute, EVENTS, key, ""), figures)])
+        elif signal in (DEAD_LETTERS, INGEST_DELAY):
+            add_windows(windows, [((minute, signal, key, ""), figures)])
 
 
 @lru_cache(maxsize=65_536)
@@ -177,6 +216,17 @@ def _is_counted(subject: str) -> bool:
 def bin_of(ms: int) -> int:
     """The bin of a duration; `slate.bin` in SQL is the same."""
     return int(_mapping.key(ms)) if ms else ZERO
+
+
+def quantile(bins: Mapping[int, int], share: float) -> float | None:
+    """A quantile of a histogram, right to 1 %; None where it is empty. `slate.quantile` in SQL is the same."""
+    rank = share * (sum(bins.values()) - 1)
+    up_to = 0
+    for place in sorted(bins):
+        up_to += bins[place]
+        if up_to > rank:
+            return float(_mapping.value(place)) if place != ZERO else 0.0
+    return None
 
 
 def micros(cost: str) -> int:

@@ -102,6 +102,7 @@ def _months_before(day: date, months: int) -> date:
 def _old_rows(connection: Connection, settings: Settings, now: datetime) -> Iterator[Step]:
     for what, days in (
         ("windows", settings.retain_windows_days),
+        ("alerts", settings.retain_alerts_days),
         ("dead_letters", settings.retain_dead_letters_days),
     ):
         if not days:

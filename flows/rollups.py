@@ -1,4 +1,4 @@
-"""Rollups: usage, errors and events by day, and figures of one and five minutes, always what the tables say.
+"""Rollups: usage, errors and events by day, figures of one and five minutes, always what the tables say; and alerts.
 
 Run it with `python -m bytewax.run flows.rollups`. It counts what `flows.ingest` has stored; its position is in the
 database, so it needs no recovery store (`-r` is taken, and nothing resumes from it).
@@ -12,6 +12,7 @@ from connectors.rollups import RollupProgress, RollupSink
 from connectors.settings import Settings
 from connectors.settled import SettledSource
 from connectors.shutdown import Shutdown
+from flows.alerts import LiveRules, watch_alerts
 from flows.audit import watch_drift
 from flows.fold import fold
 from flows.start import start
@@ -19,12 +20,14 @@ from flows.start import start
 
 def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
     """The dataflow: what ingest has stored, what that adds, the totals."""
+    rules = LiveRules(settings)
     source = SettledSource(settings, "rollups", RollupProgress(settings, shutdown), shutdown)
     flow = Dataflow("rollups")
     settled = op.input("read_settled", flow, source)
-    counted = op.map("fold", settled, fold)
+    counted = op.map("fold", settled, lambda batch: fold(batch, sessions=rules.sessions))
     op.output("write_rollups", counted, RollupSink(settings, shutdown))
     watch_drift(settings, shutdown)
+    watch_alerts(settings, rules, shutdown)
     send_windows(settings, shutdown)
     return flow
 

@@ -71,6 +71,10 @@ _FAILURES = (
 _SILENT = 0.1  # share of sessions that end without a word
 
 
+FUNCTIONS = ("generate_unity_script", "apply_patch", "manage_asset")
+"""What sessions call."""
+
+
 class Step(NamedTuple):
     """One message before it has a time and an identity."""
 
@@ -86,12 +90,14 @@ class Step(NamedTuple):
 class Session:
     """One person's session; `steps()` is everything that it publishes, in order."""
 
-    __slots__ = ("_chance", "_engine", "_ids", "_mode", "_model", "_old", "id", "project_id", "user_id")
+    __slots__ = ("_chance", "_engine", "_ids", "_mode", "_model", "_old", "broken", "id", "project_id", "user_id")
 
     def __init__(self, chance: Chance, ids: Chance) -> None:
         self._chance = chance
         self._ids = ids
         self.id = f"sess_{ids.hex(16)}"
+        self.broken = ""
+        """A function whose calls fail at the moment."""
         known = chance.random() < 0.85
         self.user_id = ids.uuid() if known else None
         self.project_id = ids.uuid() if known else None
@@ -201,6 +207,10 @@ class Session:
             body |= {"status": "success", "durationMs": ms // 2, "output": {"message": "done, second try"}}
             yield Step(gap / 2, "spark.function_call", body, "function_call")
 
+    def _failure(self, function: str, share: float) -> str | None:
+        """Why a call fails, None if it does not."""
+        return self._chance.pick(_FAILURES) if self._chance.random() < share or self.broken == function else None
+
     def _runtime(self, gap: float, event: str, **fields: object) -> Step:
         subject = f"spark.runtime.{self._engine}.{event.replace('.', '_')}"
         return Step(gap, subject, {"type": event, **fields}, "runtime")
@@ -210,8 +220,8 @@ class Session:
         name = chance.pick(_NAMES)
         content = _SCRIPT.format(name=name, speed=chance.between(2, 12))
         # Answers of a model take 0.4 to 4 s, most of them little.
-        ms = 400 + int(3600 * chance.random() ** 3)
-        error = chance.pick(_FAILURES) if chance.random() < 0.06 else None
+        ms = 400 + int(3600 * chance.random() ** 8)
+        error = self._failure("generate_unity_script", 0.02)
         yield self._runtime(0.1, "generate_unity_script.started", scriptName=name)
         yield from self._call("generate_unity_script", {"scriptName": name, "prompt": prompt}, ms, error)
         if error is None:
@@ -224,7 +234,7 @@ class Session:
         chance = self._chance
         path = f"Assets/Scripts/{chance.pick(_NAMES)}.cs"
         args = {"path": path, "edits": [{"startLine": chance.between(1, 30), "newText": "speed = 6f;"}]}
-        error = chance.pick(_FAILURES) if chance.random() < 0.1 else None
+        error = self._failure("apply_patch", 0.03)
         yield from self._call("apply_patch", args, chance.between(20, 900), error)
         if error is None:
             yield self._runtime(0.02, "patch_applied", path=path, edits=1)
@@ -235,8 +245,10 @@ class Session:
         chance = self._chance
         asset = f"Assets/Models/{chance.pick(_NAMES)}.fbx"
         event = "asset_ingested" if chance.random() < 0.7 else "asset_deconstructed"
-        yield from self._call("manage_asset", {"path": asset, "action": event}, chance.between(50, 2500), None)
-        yield self._runtime(0.05, event, path=asset, bytes=chance.between(10_000, 9_000_000))
+        error = self._failure("manage_asset", 0.0)
+        yield from self._call("manage_asset", {"path": asset, "action": event}, chance.between(50, 2000), error)
+        if error is None:
+            yield self._runtime(0.05, event, path=asset, bytes=chance.between(10_000, 9_000_000))
 
     def _preview(self) -> Iterator[Step]:
         """A preview in one of three spellings: the newer form, `preview.started`, `preview_started`."""

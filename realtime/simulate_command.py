@@ -16,6 +16,7 @@ from connectors.settings import Settings
 from flows.events import EARLIEST_MS, MAX_AHEAD_MS
 from realtime.paced import Tally, publish_paced
 from realtime.prices import MODELS
+from realtime.scenario import FUNCTIONS
 from realtime.simulate_display import Display, summary
 from realtime.simulator import Plan, SimulatedEvent, events
 from realtime.traces import read, usage_events
@@ -24,7 +25,7 @@ _EARLIEST = datetime.fromtimestamp(EARLIEST_MS / 1000, UTC)
 _MOST_AHEAD = timedelta(milliseconds=MAX_AHEAD_MS)
 _GRACE_S = 3.0
 """How long messages that are under way may take to be acknowledged after Ctrl-C."""
-_ONLY_SESSIONS = ("rate", "invalid", "duplicates", "seed", "start")
+_ONLY_SESSIONS = ("rate", "invalid", "duplicates", "seed", "start", "outage", "outage_after", "outage_seconds")
 _ONLY_TRACE = ("speed", "shift_to_now", "model")
 
 
@@ -82,6 +83,15 @@ def simulate(
         typer.Option(min=0, max=1, callback=_finite, help="Share of messages that repeat an earlier one."),
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed and start give the same messages.")] = 0,
+    outage: Annotated[
+        str, typer.Option(help=f"A function whose calls all fail for a time: {', '.join(FUNCTIONS)}.")
+    ] = "",
+    outage_after: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="With --outage: when that begins, seconds.")
+    ] = 0.0,
+    outage_seconds: Annotated[
+        float, typer.Option(min=0, callback=_finite, help="With --outage: how long it lasts.")
+    ] = 60.0,
     start: Annotated[
         datetime | None,
         typer.Option(parser=_time, metavar="ISO-TIME", help="Event time of the first message; now if not given."),
@@ -120,6 +130,8 @@ def simulate(
         _refuse_given(ctx, _ONLY_TRACE, "with")
         if invalid + duplicates > 1:
             raise typer.BadParameter("is more than 1 together with --invalid", param_hint="'--duplicates'")
+        if outage and outage not in FUNCTIONS:
+            raise typer.BadParameter(f"must be one of {', '.join(FUNCTIONS)}", param_hint="'--outage'")
         if start is not None and not _EARLIEST <= start <= now + _MOST_AHEAD:
             raise typer.BadParameter(
                 "the contract refuses events before 2020 or more than 5 minutes ahead", param_hint="'--start'"
@@ -133,6 +145,9 @@ def simulate(
             invalid=invalid,
             duplicates=duplicates,
             seed=seed,
+            outage=outage,
+            outage_after=outage_after,
+            outage_seconds=outage_seconds,
         )
         traffic = _Traffic(events(plan), plan.total)
     asyncio.run(_publish(Settings.load(), traffic, Console()))

@@ -15,7 +15,7 @@ import msgspec
 from realtime.bench_mix import bench_mix
 from realtime.chance import Chance
 from realtime.refusals import refused
-from realtime.scenario import Session, Step
+from realtime.scenario import FUNCTIONS, Session, Step
 from realtime.simulated import SimulatedEvent
 
 __all__ = ["Plan", "SimulatedEvent", "bench_mix", "events"]
@@ -47,6 +47,11 @@ class Plan:
     duplicates: float = 0.0
     """Share of messages that repeat an earlier one, 0 to 1."""
     seed: int = 0
+    outage: str = ""
+    """A function of which every call fails for a time."""
+    outage_after: float = 0.0
+    """When that begins, seconds after the start."""
+    outage_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if self.start.tzinfo is None:
@@ -55,6 +60,8 @@ class Plan:
             raise ValueError("there must be at least one session and a rate above 0")
         if min(self.invalid, self.duplicates) < 0 or self.invalid + self.duplicates > 1:
             raise ValueError("invalid and duplicates are shares: each at least 0, together at most 1")
+        if self.outage and self.outage not in FUNCTIONS:
+            raise ValueError(f"outage must be one of {', '.join(FUNCTIONS)}")
 
     @property
     def total(self) -> int | None:
@@ -118,6 +125,9 @@ class _Simulation:
 
     def _next(self, due: float) -> SimulatedEvent:
         at, slot, session, step, steps = self._open[0]
+        plan = self._plan
+        broken = plan.outage_after <= due < plan.outage_after + plan.outage_seconds
+        session.broken = plan.outage if broken else ""
         following = next(steps, None)
         if following is None:
             entry = self._opened(at + 10.0 * self._chance.random(), slot)

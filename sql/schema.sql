@@ -52,7 +52,7 @@ $$;
 
 COMMENT ON FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) IS 'Moves partitions from where the caller left them, in the transaction that stores what was read; SL001 if another worker has moved one';
 
-CREATE FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], idles boolean[], call_seqs bigint[], the_owner text) RETURNS void
+CREATE FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], moved_ats timestamp with time zone[], drained_ats timestamp with time zone[], call_seqs bigint[], the_owner text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog'
     AS $$
@@ -63,11 +63,13 @@ BEGIN
         seq = n.position,
         read = p.read + n.read,
         watermark = greatest(p.watermark, n.watermark),
-        idle = n.idle,
+        moved_at = coalesce(n.moved_at, p.moved_at),
+        idle = n.drained_at IS NOT NULL,
+        drained_at = n.drained_at,
         owner = the_owner,
         updated_at = clock_timestamp()
-    FROM unnest(partitions, afters, positions, reads, watermarks, idles)
-        AS n (partition, after, position, read, watermark, idle)
+    FROM unnest(partitions, afters, positions, reads, watermarks, moved_ats, drained_ats)
+        AS n (partition, after, position, read, watermark, moved_at, drained_at)
     WHERE p.stream = the_stream AND p.partition = n.partition AND p.seq = n.after;
     GET DIAGNOSTICS moved = ROW_COUNT;
     IF moved <> cardinality(partitions) THEN
@@ -80,7 +82,32 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], idles boolean[], call_seqs bigint[], the_owner text) IS 'Moves counted partitions from where the caller left them, in the transaction that adds what was counted; SL001 if another worker has moved one';
+COMMENT ON FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], moved_ats timestamp with time zone[], drained_ats timestamp with time zone[], call_seqs bigint[], the_owner text) IS 'Moves counted partitions from where the caller left them, in the transaction that adds what was counted; SL001 if another worker has moved one';
+
+CREATE FUNCTION slate.alert_time(the_stream text, all_partitions integer[]) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog'
+    AS $$
+SELECT
+    CASE
+        WHEN count(*) = cardinality(all_partitions)
+            THEN nullif(
+                min(CASE WHEN idle THEN drained_at - behind ELSE coalesce(watermark, '-infinity') END),
+                '-infinity'
+            )
+    END
+FROM (
+    SELECT
+        watermark,
+        idle AND drained_at IS NOT NULL AS idle,
+        drained_at,
+        first_value(greatest(moved_at - watermark, '0')) OVER (ORDER BY watermark DESC NULLS LAST) AS behind
+    FROM slate.rollup_progress
+    WHERE stream = the_stream AND partition = any(all_partitions)
+) AS partitions
+$$;
+
+COMMENT ON FUNCTION slate.alert_time(the_stream text, all_partitions integer[]) IS 'Up to which event time everything has come that will come in time';
 
 CREATE FUNCTION slate.bin(ms bigint) RETURNS integer
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -626,6 +653,256 @@ COMMENT ON COLUMN public.spark_usage_daily.tokens_completion IS 'Tokens written 
 
 COMMENT ON COLUMN public.spark_usage_daily.cost_estimate IS 'Estimated cost that day, US dollars';
 
+CREATE TABLE slate.alert_budgets (
+    stream text NOT NULL,
+    rule text NOT NULL,
+    key text NOT NULL,
+    period timestamp with time zone NOT NULL,
+    spent bigint NOT NULL
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE slate.alert_budgets IS 'What was spent in the current period, by budget and group';
+
+COMMENT ON COLUMN slate.alert_budgets.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.alert_budgets.rule IS 'Name of the budget';
+
+COMMENT ON COLUMN slate.alert_budgets.key IS 'User, session or model; empty for all';
+
+COMMENT ON COLUMN slate.alert_budgets.period IS 'Beginning of the hour, day or month (UTC)';
+
+COMMENT ON COLUMN slate.alert_budgets.spent IS 'Tokens, or millionths of a US dollar';
+
+CREATE TABLE slate.alert_deliveries (
+    alert bigint NOT NULL,
+    receiver text NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    error text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT alert_deliveries_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'delivered'::text, 'silenced'::text, 'refused'::text, 'given up'::text])))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE slate.alert_deliveries IS 'What became of alerts at the receivers that their routes name';
+
+COMMENT ON COLUMN slate.alert_deliveries.alert IS 'slate.alerts.id';
+
+COMMENT ON COLUMN slate.alert_deliveries.receiver IS 'Name of the receiver';
+
+COMMENT ON COLUMN slate.alert_deliveries.state IS 'pending; delivered; silenced (over before the silence was); refused (the receiver wants it in no form); given up';
+
+COMMENT ON COLUMN slate.alert_deliveries.attempts IS 'How often it was tried';
+
+COMMENT ON COLUMN slate.alert_deliveries.error IS 'What went wrong last';
+
+COMMENT ON COLUMN slate.alert_deliveries.updated_at IS 'When it was tried last';
+
+CREATE TABLE slate.alert_progress (
+    stream text NOT NULL,
+    seen pg_snapshot DEFAULT '1:1:'::pg_snapshot NOT NULL,
+    evaluated_until timestamp with time zone,
+    sampled_until timestamp with time zone,
+    budgets text[] DEFAULT '{}'::text[] NOT NULL,
+    owner text,
+    lease_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE slate.alert_progress IS 'How far alerts are evaluated, and by whom';
+
+COMMENT ON COLUMN slate.alert_progress.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.alert_progress.seen IS 'Snapshot of the rows of slate.alert_signals that are taken into account';
+
+COMMENT ON COLUMN slate.alert_progress.evaluated_until IS 'Event time up to which rules on events are evaluated';
+
+COMMENT ON COLUMN slate.alert_progress.sampled_until IS 'Clock time up to which rules on samples are evaluated';
+
+COMMENT ON COLUMN slate.alert_progress.budgets IS 'Budgets whose spending is known: what came before is counted in';
+
+COMMENT ON COLUMN slate.alert_progress.owner IS 'Worker that evaluates';
+
+COMMENT ON COLUMN slate.alert_progress.lease_until IS 'When another may, unless the owner has prolonged it';
+
+COMMENT ON COLUMN slate.alert_progress.updated_at IS 'When it was moved on last';
+
+CREATE TABLE slate.alert_signals (
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    at timestamp with time zone NOT NULL,
+    signal text NOT NULL,
+    key text NOT NULL,
+    detail text NOT NULL,
+    session_id text NOT NULL,
+    count bigint NOT NULL,
+    tokens bigint NOT NULL,
+    cost bigint NOT NULL,
+    bins jsonb NOT NULL
+);
+
+COMMENT ON TABLE slate.alert_signals IS 'What alert rules look at: figures of two seconds of event time, kept as long as the longest window';
+
+COMMENT ON COLUMN slate.alert_signals.xid IS 'Transaction that counted it';
+
+COMMENT ON COLUMN slate.alert_signals.at IS 'Event time at which the two seconds begin';
+
+COMMENT ON COLUMN slate.alert_signals.signal IS 'What is counted: calls, usage, events, previews, preview_cache, dead_letters or ingest_delay';
+
+COMMENT ON COLUMN slate.alert_signals.key IS 'Function, model, type of event, engine or kind of fault';
+
+COMMENT ON COLUMN slate.alert_signals.detail IS 'Status of calls and previews, hit or miss, user of usage';
+
+COMMENT ON COLUMN slate.alert_signals.session_id IS 'Session of usage, where a rule asks for it';
+
+COMMENT ON COLUMN slate.alert_signals.count IS 'How many; below 0 where a call turned out to be something else';
+
+COMMENT ON COLUMN slate.alert_signals.tokens IS 'Their tokens';
+
+COMMENT ON COLUMN slate.alert_signals.cost IS 'Their cost, millionths of a US dollar';
+
+COMMENT ON COLUMN slate.alert_signals.bins IS 'Histogram of durations, milliseconds: count by bin; see slate.quantile';
+
+CREATE TABLE slate.alert_silences (
+    id bigint NOT NULL,
+    matchers jsonb NOT NULL,
+    until timestamp with time zone NOT NULL,
+    author text NOT NULL,
+    comment text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT alert_silences_matchers_check CHECK ((matchers <> '{}'::jsonb))
+);
+
+COMMENT ON TABLE slate.alert_silences IS 'Alerts of which nothing is told for a time';
+
+COMMENT ON COLUMN slate.alert_silences.id IS 'Number of the silence';
+
+COMMENT ON COLUMN slate.alert_silences.matchers IS 'Labels that an alert must have, all of them';
+
+COMMENT ON COLUMN slate.alert_silences.until IS 'When it is over';
+
+COMMENT ON COLUMN slate.alert_silences.author IS 'Who made it';
+
+COMMENT ON COLUMN slate.alert_silences.comment IS 'Why';
+
+COMMENT ON COLUMN slate.alert_silences.created_at IS 'When it was made';
+
+ALTER TABLE slate.alert_silences ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME slate.alert_silences_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE slate.alert_states (
+    stream text NOT NULL,
+    rule text NOT NULL,
+    fingerprint text NOT NULL,
+    key text[],
+    labels jsonb NOT NULL,
+    status text NOT NULL,
+    since timestamp with time zone NOT NULL,
+    clear_since timestamp with time zone,
+    cool_until timestamp with time zone,
+    starts_at timestamp with time zone,
+    value double precision,
+    samples bigint NOT NULL,
+    reason text NOT NULL,
+    acknowledged_at timestamp with time zone,
+    acknowledged_by text,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT alert_states_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'firing'::text, 'suppressed'::text, 'cooling'::text])))
+)
+WITH (fillfactor='70');
+
+COMMENT ON TABLE slate.alert_states IS 'Groups of alert rules that are not simply well';
+
+COMMENT ON COLUMN slate.alert_states.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.alert_states.rule IS 'Name of the rule';
+
+COMMENT ON COLUMN slate.alert_states.fingerprint IS 'Identity of the labels';
+
+COMMENT ON COLUMN slate.alert_states.key IS 'Values of the labels that the rule groups by; NULL for the alert that counts the groups above the limit';
+
+COMMENT ON COLUMN slate.alert_states.labels IS 'Labels of the alert';
+
+COMMENT ON COLUMN slate.alert_states.status IS 'pending; firing; suppressed (firing, and not told: above the limit of the rule); cooling (resolved a short time ago)';
+
+COMMENT ON COLUMN slate.alert_states.since IS 'Since when it has this status';
+
+COMMENT ON COLUMN slate.alert_states.clear_since IS 'Since when the value is clear of the threshold, while firing';
+
+COMMENT ON COLUMN slate.alert_states.cool_until IS 'Until when it does not fire again';
+
+COMMENT ON COLUMN slate.alert_states.starts_at IS 'When the episode began; part of its identity';
+
+COMMENT ON COLUMN slate.alert_states.value IS 'Latest value; NULL for no data';
+
+COMMENT ON COLUMN slate.alert_states.samples IS 'Of how many samples';
+
+COMMENT ON COLUMN slate.alert_states.reason IS 'Why it is as it is';
+
+COMMENT ON COLUMN slate.alert_states.acknowledged_at IS 'When somebody took it on';
+
+COMMENT ON COLUMN slate.alert_states.acknowledged_by IS 'Who did';
+
+COMMENT ON COLUMN slate.alert_states.updated_at IS 'When this row was written';
+
+CREATE TABLE slate.alerts (
+    id bigint NOT NULL,
+    stream text NOT NULL,
+    rule text NOT NULL,
+    fingerprint text NOT NULL,
+    state text NOT NULL,
+    labels jsonb NOT NULL,
+    annotations jsonb NOT NULL,
+    value double precision,
+    reason text NOT NULL,
+    starts_at timestamp with time zone NOT NULL,
+    ends_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT alerts_state_check CHECK ((state = ANY (ARRAY['firing'::text, 'resolved'::text])))
+);
+
+COMMENT ON TABLE slate.alerts IS 'Outbox of alerts: each firing and each resolution once, in order';
+
+COMMENT ON COLUMN slate.alerts.id IS 'Order in which they were decided';
+
+COMMENT ON COLUMN slate.alerts.stream IS 'JetStream stream';
+
+COMMENT ON COLUMN slate.alerts.rule IS 'Name of the rule';
+
+COMMENT ON COLUMN slate.alerts.fingerprint IS 'Identity of the labels';
+
+COMMENT ON COLUMN slate.alerts.state IS 'firing or resolved';
+
+COMMENT ON COLUMN slate.alerts.labels IS 'Labels: name of the rule, severity, group, and those of the rule';
+
+COMMENT ON COLUMN slate.alerts.annotations IS 'For people: summary, description, runbook_url';
+
+COMMENT ON COLUMN slate.alerts.value IS 'Value that decided; NULL for no data';
+
+COMMENT ON COLUMN slate.alerts.reason IS 'Why it was decided';
+
+COMMENT ON COLUMN slate.alerts.starts_at IS 'Event time at which the episode began to fire';
+
+COMMENT ON COLUMN slate.alerts.ends_at IS 'Event time at which it was over; NULL for firing';
+
+COMMENT ON COLUMN slate.alerts.created_at IS 'When it was decided, by the clock';
+
+ALTER TABLE slate.alerts ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME slate.alerts_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE slate.call_changes (
     stream text NOT NULL,
     seq bigint NOT NULL,
@@ -956,7 +1233,9 @@ CREATE TABLE slate.rollup_progress (
     watermark timestamp with time zone,
     idle boolean DEFAULT false NOT NULL,
     owner text,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    drained_at timestamp with time zone,
+    moved_at timestamp with time zone
 )
 WITH (fillfactor='50');
 
@@ -979,6 +1258,10 @@ COMMENT ON COLUMN slate.rollup_progress.idle IS 'Whether the stream held nothing
 COMMENT ON COLUMN slate.rollup_progress.owner IS 'Worker that counted last';
 
 COMMENT ON COLUMN slate.rollup_progress.updated_at IS 'When it was counted last';
+
+COMMENT ON COLUMN slate.rollup_progress.drained_at IS 'When the stream was seen to hold nothing more of it; NULL while it holds more';
+
+COMMENT ON COLUMN slate.rollup_progress.moved_at IS 'When events of it were read last';
 
 CREATE TABLE slate.skipped (
     stream text NOT NULL,
@@ -1042,6 +1325,27 @@ ALTER TABLE ONLY public.spark_usage_daily
 ALTER TABLE ONLY public.spark_usage
     ADD CONSTRAINT spark_usage_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY slate.alert_budgets
+    ADD CONSTRAINT alert_budgets_pkey PRIMARY KEY (stream, rule, key);
+
+ALTER TABLE ONLY slate.alert_deliveries
+    ADD CONSTRAINT alert_deliveries_pkey PRIMARY KEY (receiver, alert);
+
+ALTER TABLE ONLY slate.alert_progress
+    ADD CONSTRAINT alert_progress_pkey PRIMARY KEY (stream);
+
+ALTER TABLE ONLY slate.alert_silences
+    ADD CONSTRAINT alert_silences_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.alert_states
+    ADD CONSTRAINT alert_states_pkey PRIMARY KEY (stream, rule, fingerprint);
+
+ALTER TABLE ONLY slate.alerts
+    ADD CONSTRAINT alerts_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.alerts
+    ADD CONSTRAINT alerts_stream_fingerprint_starts_at_state_key UNIQUE (stream, fingerprint, starts_at, state);
+
 ALTER TABLE ONLY slate.call_changes
     ADD CONSTRAINT call_changes_pkey PRIMARY KEY (stream, seq);
 
@@ -1085,8 +1389,19 @@ CREATE INDEX spark_telemetry_ts ON public.spark_telemetry USING btree (ts);
 
 CREATE INDEX spark_usage_ts ON public.spark_usage USING btree (ts);
 
+CREATE INDEX alert_deliveries_alert ON slate.alert_deliveries USING btree (alert);
+
+CREATE INDEX alert_deliveries_pending ON slate.alert_deliveries USING btree (receiver, alert) WHERE (state = 'pending'::text);
+
+CREATE INDEX alert_signals_xid ON slate.alert_signals USING btree (xid);
+
+CREATE INDEX alerts_created_at ON slate.alerts USING btree (created_at);
+
 CREATE INDEX dead_letters_received_at ON slate.dead_letters USING btree (received_at);
 
 CREATE INDEX windows_open ON slate.windows USING btree (start) WHERE (closed_at IS NULL);
 
 CREATE INDEX windows_to_send ON slate.windows USING btree (closed_at) WHERE ((closed_at IS NOT NULL) AND (sent < revision));
+
+ALTER TABLE ONLY slate.alert_deliveries
+    ADD CONSTRAINT alert_deliveries_alert_fkey FOREIGN KEY (alert) REFERENCES slate.alerts(id) ON DELETE CASCADE;

@@ -18,6 +18,13 @@ WITH here AS (
         updated_at = now()
 ),
 
+-- what was spent in this period must be counted from the tables, too
+spent AS (
+    UPDATE slate.alert_progress
+    SET budgets = '{}'
+    WHERE stream = %(stream)s
+),
+
 skipped AS (
     DELETE FROM slate.skipped
     WHERE stream = %(stream)s

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from connectors.arrays import (
     BIGINT,
-    BOOLEAN,
     BYTEA,
     DATE,
     INTEGER,
@@ -43,9 +42,8 @@ COLUMNS = pytest.mark.parametrize(
         (TIMESTAMP, moments.map(lambda at: (at - EPOCH) // timedelta(microseconds=1)), None),
         (UUID, st.binary(min_size=16, max_size=16), lambda data: uuid.UUID(bytes=data)),
         (DATE, st.integers(-700_000, 2_900_000), lambda day: (EPOCH + timedelta(days=day)).date()),
-        (BOOLEAN, st.booleans(), None),
     ],
-    ids=["text", "label", "json", "bytea", "integer", "bigint", "timestamp", "uuid", "date", "boolean"],
+    ids=["text", "label", "json", "bytea", "integer", "bigint", "timestamp", "uuid", "date"],
 )
 
 

@@ -1,0 +1,689 @@
+"""Rules over figures of event time: which alerts begin and end, and why. Pure.
+
+Time is a row of ticks. At a tick a rule sees the figures of the ticks before it, as many as its window is long; a tick
+at which nothing enters or leaves a window and nobody waits is passed over. So the outcome depends on the rows alone:
+not on how they were cut into batches, and not on the clock.
+"""
+
+import hashlib
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+
+from connectors.alerts import Transition
+from connectors.sums import TICK_US
+from flows.alert_machine import ON, Condition, State, Why, fire, step
+from flows.alert_rules import TICK_S, Budget, Rule, Rules, matches
+from flows.alert_signals import MICRO, OPEN_FOR_S, Measure, SignalRow, in_words
+from flows.fold import SESSION_EVENTS
+
+Group = tuple[str, ...]
+"""Values of the labels that a rule groups by."""
+
+MOST_GROUPS: Final = 100_000
+"""Groups of a rule that are looked at; what comes beyond them is not."""
+OVERFLOW: Final[Group] = ("\0",)
+"""The group of the alert that counts those above the limit: no text that comes from outside has a NUL."""
+_LONGEST_LABEL: Final = 200
+_NO_BINS: Final[dict[int, int]] = {}
+_OPEN_TICKS: Final = OPEN_FOR_S // TICK_S
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A rule, or a level of a budget, as the engine looks at it."""
+
+    name: str
+    condition: Condition
+    series: int
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    limit: int
+    unit: str
+    within: str
+    """The window or the period, for people."""
+    inhibited_by: int | None = None
+    budget: Budget | None = None
+
+
+class _Figures(msgspec.Struct):
+    """What is in a window of a group."""
+
+    total: int = 0
+    samples: int = 0
+    bins: dict[int, int] = {}
+
+
+class _Series:
+    """The windows of one figure by group; rules that look at the same share them."""
+
+    def __init__(self, measure: Measure, where: Mapping[str, list[str]], group_by: Sequence[str]) -> None:
+        self.measure = measure
+        self.rules: list[int] = []
+        self.groups: dict[Group, _Figures] = {}
+        self.window = 0
+        self.period = ""
+        self.budget = ""
+        """The budget's name, where this is one."""
+        self._group_by = [attrgetter(measure.dimensions[name]) for name in group_by]
+        self._where = [
+            (name, attrgetter(measure.dimensions[name]), {name: patterns}) for name, patterns in where.items()
+        ]
+        self._passes: dict[tuple[str, str], bool] = {}
+        self.open: dict[str, int] = {}
+        """When each open session is forgotten, where this is about silence."""
+
+    def group(self, row: SignalRow) -> Group | None:
+        """The group of a row, None where the rule does not look at it."""
+        for name, get, where in self._where:
+            value = get(row)
+            passes = self._passes.get((name, value))
+            if passes is None:
+                if len(self._passes) >= MOST_GROUPS:
+                    self._passes.clear()
+                passes = self._passes[name, value] = matches(where, name, value)
+            if not passes:
+                return None
+        return tuple([get(row) for get in self._group_by])
+
+    def figures(self, group: Group) -> _Figures:
+        """The window of a group."""
+        found = self.groups.get(group)
+        if found is None:
+            found = self.groups[group] = _Figures()
+        return found
+
+    def tidy(self, group: Group) -> None:
+        """Forget a window that is empty; what was spent is known until its period is over."""
+        if self.period:
+            return
+        figures = self.groups.get(group)
+        if figures is not None and not (figures.total or figures.samples or figures.bins):
+            del self.groups[group]
+
+    def leaves(self, tick: int) -> int:
+        """The tick at which what happened in a tick counts no more."""
+        return tick + 1 + self.window if not self.period else period_of(tick, self.period)[1] + 1
+
+
+class _Tick(msgspec.Struct):
+    """What happens at a tick: changes of windows by series and group, groups whose period is over, sessions that open
+    (since a tick), close (None) or are forgotten (if they were to be then), and who wants to look again."""
+
+    changes: dict[tuple[int, Group], _Figures] = {}
+    over: list[tuple[int, Group]] = []
+    opened: list[tuple[int, str, int | None]] = []
+    forgotten: list[tuple[int, str]] = []
+    wakes: set[tuple[int, Group]] = set()
+
+
+class Changed(msgspec.Struct):
+    """What must be remembered, since it was asked for last: states (None: to be forgotten) by rule and group, and what
+    was spent in the current period by budget and group."""
+
+    states: dict[tuple[int, Group], State | None] = {}
+    spent: dict[tuple[str, Group], tuple[int, int]] = {}
+    """The tick at which the period began, and what was spent."""
+
+
+Report = Callable[[Watched, Group, int, State], None]
+"""Hears of every look at a group that is not simply well: rule, group, tick, state after it."""
+
+
+class Engine:
+    """All rules of one clock.
+
+    Args:
+        rules: what to watch.
+        sampled: whether those on samples, which the clock times, or those on events.
+        report: hears of what is decided and of what is not.
+    """
+
+    def __init__(self, rules: Rules, *, sampled: bool = False, report: Report | None = None) -> None:
+        self.now: int | None = None
+        """The tick that was looked at last; None before the first row."""
+        self.watched: list[Watched] = []
+        self.late = 0
+        """Rows that came after every window that they belong to."""
+        self.untracked = 0
+        """Rows of groups beyond `MOST_GROUPS`."""
+        self.budgets: list[Budget] = [] if sampled else list(rules.budgets)
+        self._series: list[_Series] = []
+        self._by_signal: dict[str, list[tuple[int, _Series]]] = defaultdict(list)
+        self._states: list[dict[Group, State]] = []
+        self._told: list[int] = []
+        self._suppressed: list[int] = []
+        self._inhibits: dict[int, list[int]] = defaultdict(list)
+        self._agenda: dict[int, _Tick] = {}
+        self._ticks: list[int] = []
+        self._changed = Changed()
+        self._report = report
+        self._compile(rules, sampled)
+
+    def add(self, rows: Iterable[SignalRow]) -> None:
+        """Take rows, of any ticks in any order; they are looked at when time comes past them."""
+        self._take(rows, restored=False)
+
+    def advance(self, until: int) -> list[Transition]:
+        """Look at every tick up to one, at which all rows of earlier ticks have come."""
+        found: list[Transition] = []
+        if self.start() is None:
+            return found
+        assert self.now is not None  # noqa: S101 - it has begun
+        while self._ticks and self._ticks[0] <= until:
+            tick = heapq.heappop(self._ticks)
+            self._look(tick, found)
+            self.now = tick
+        self.now = max(self.now, until)
+        return found
+
+    def changed(self) -> Changed:
+        """What has changed since this was asked last."""
+        changed, self._changed = self._changed, Changed()
+        return changed
+
+    def restore(
+        self,
+        now: int,
+        rows: Iterable[SignalRow],
+        states: Iterable[tuple[int, Group, State]],
+        spent: Iterable[tuple[str, Group, int, int]],
+    ) -> None:
+        """Go on where another left off at a tick, with the rows that it had taken and what was to be remembered."""
+        self.now = now
+        self._await_data(now)
+        by_budget = {series.budget: (index, series) for index, series in enumerate(self._series) if series.budget}
+        for budget, group, period_start, amount in spent:
+            index, series = by_budget.get(budget, (None, None))
+            if index is None or series is None or period_of(now - 1, series.period)[0] != period_start:
+                continue
+            series.groups[group] = _Figures(amount)
+            self._at(series.leaves(period_start)).over.append((index, group))
+        self._take(rows, restored=True)
+        for rule, group, state in states:
+            self._states[rule][group] = state
+            self._told[rule] += state.status == "firing" and group != OVERFLOW
+            self._suppressed[rule] += state.status == "suppressed"
+            if group != OVERFLOW:
+                self._at(now + 1).wakes.add((rule, group))  # it may have waited for something
+
+    def start(self) -> int | None:
+        """Where to begin: before the first row that there is; None while there is none."""
+        if self.now is None and self._ticks:
+            self.now = self._ticks[0] - 1
+            self._await_data(self.now)
+        return self.now
+
+    def seed(self, budget: str, rows: Iterable[SignalRow]) -> None:
+        """Say what was spent in the current period up to now, of a budget that is new."""
+        assert self.now is not None  # noqa: S101 - there is no current period before it has begun
+        index, series = next((i, one) for i, one in enumerate(self._series) if one.budget == budget)
+        series.groups.clear()
+        for row in rows:
+            part, group = series.measure.parts[row.signal](row), series.group(row)
+            if part is not None and group is not None:
+                self._spend(index, series, group, part[0], self.now)
+                self._touch_at(self.now + 1, index, group)
+
+    def firing(self, severity: str) -> int:
+        """How many alerts of a severity fire."""
+        return sum(
+            told
+            for told, watched in zip(self._told, self.watched, strict=True)
+            if watched.labels["severity"] == severity
+        )
+
+    def labels(self, rule: int, group: Group) -> dict[str, str]:
+        """The labels of an alert; values that are too long are cut, and told apart by a hash."""
+        watched = self.watched[rule]
+        labels = {"alertname": watched.name, **watched.labels}
+        if group == OVERFLOW:
+            return labels | {"overflow": "true"}
+        return labels | {
+            name: _label(value) for name, value in zip(self._group_names(rule), group, strict=True) if value
+        }
+
+    def rule_of(self, name: str, fingerprint_of: str, group: Group | None) -> int | None:
+        """Which rule has this name and gives an alert of this group this fingerprint; None where none does."""
+        for index, watched in enumerate(self.watched):
+            here = OVERFLOW if group is None else group
+            if watched.name != name or (here != OVERFLOW and len(here) != len(self._group_names(index))):
+                continue
+            if fingerprint(self.labels(index, here)) == fingerprint_of:
+                return index
+        return None
+
+    def _compile(self, rules: Rules, sampled: bool) -> None:
+        places: dict[str, int] = {}
+        shared: dict[str, int] = {}
+        for rule in rules.rules:
+            if rule.measure.sampled != sampled:
+                continue
+            key = msgspec.json.encode([rule.signal, rule.where, rule.group_by, rule.window]).decode()
+            if key not in shared:
+                shared[key] = self._new_series(rule.measure, rule.where, rule.group_by)
+                self._series[-1].window = rule.window // TICK_S
+            places[rule.name] = len(self.watched)
+            self._watch(_watched(rule, shared[key], places))
+        for budget in self.budgets:
+            series = self._new_series(budget.measure, budget.where, budget.dimensions)
+            self._series[-1].period = budget.period
+            self._series[-1].budget = budget.name
+            for level, severity in budget.levels:
+                self._watch(_level(budget, level, severity, series))
+        self._group_by = [rule.group_by for rule in rules.rules if rule.measure.sampled == sampled] + [
+            budget.dimensions for budget in self.budgets for _ in budget.levels
+        ]
+
+    def _group_names(self, rule: int) -> list[str]:
+        return self._group_by[rule]
+
+    def _new_series(self, measure: Measure, where: Mapping[str, list[str]], group_by: Sequence[str]) -> int:
+        series = _Series(measure, where, group_by)
+        self._series.append(series)
+        for signal in measure.parts:
+            self._by_signal[signal].append((len(self._series) - 1, series))
+        return len(self._series) - 1
+
+    def _watch(self, watched: Watched) -> None:
+        index = len(self.watched)
+        self.watched.append(watched)
+        self._series[watched.series].rules.append(index)
+        self._states.append({})
+        self._told.append(0)
+        self._suppressed.append(0)
+        if watched.inhibited_by is not None:
+            self._inhibits[watched.inhibited_by].append(index)
+
+    def _await_data(self, now: int) -> None:
+        """Look at rules that fire without data once their window is over, though nothing has come."""
+        for rule, watched in enumerate(self.watched):
+            if watched.condition.no_data == "fire":
+                self._at(now + 1 + self._series[watched.series].window).wakes.add((rule, ()))
+
+    def _take(self, rows: Iterable[SignalRow], *, restored: bool) -> None:
+        now = self.now
+        for row in rows:
+            tick = row.tick
+            enters = tick + 1
+            for index, series in self._by_signal.get(row.signal, ()):
+                part = series.measure.parts[row.signal](row)
+                if part is None:
+                    continue
+                group = series.group(row)
+                if group is None:
+                    continue
+                if series.measure.silence and row.session_id and row.key in SESSION_EVENTS:
+                    self._session(index, row, restored=restored)
+                total, samples = part
+                bins = row.bins if series.measure.quantile is not None else _NO_BINS
+                if bins is not _NO_BINS:
+                    samples = sum(bins.values())
+                leaves = series.leaves(tick)
+                key = (index, group)
+                at = enters
+                if now is not None and enters <= now:
+                    at = now + 1
+                    if restored:
+                        if leaves >= at and not series.period:
+                            _add(series.figures(group), total, samples, bins, 1)
+                            self._change(leaves, key, total, samples, bins, -1)
+                        continue
+                    if leaves <= at:
+                        self.late += 1
+                        continue
+                    if series.period:
+                        self._spend(index, series, group, total, tick)
+                        total = 0  # it is looked at with the next tick
+                self._change(at, key, total, samples, bins, 1)
+                if not series.period:
+                    self._change(leaves, key, total, samples, bins, -1)
+
+    def _session(self, index: int, row: SignalRow, *, restored: bool) -> None:
+        """Remember who is connected."""
+        at, opened = row.tick + 1, row.tick if row.key == "connected" else None
+        if self.now is None or at > self.now:
+            self._at(at).opened.append((index, row.session_id, opened))
+        elif restored:
+            self._open_or_close(index, row.session_id, opened)
+        else:
+            self._at(self.now + 1).opened.append((index, row.session_id, opened))
+
+    def _open_or_close(self, index: int, session: str, opened: int | None) -> None:
+        series = self._series[index]
+        if opened is None:
+            series.open.pop(session, None)
+        else:
+            leaves = opened + 1 + _OPEN_TICKS
+            if self.now is None or leaves > self.now:
+                series.open[session] = leaves
+                self._at(leaves).forgotten.append((index, session))
+        series.figures(()).samples = len(series.open)
+
+    def _at(self, tick: int) -> _Tick:
+        found = self._agenda.get(tick)
+        if found is None:
+            found = self._agenda[tick] = _Tick()
+            heapq.heappush(self._ticks, tick)
+        return found
+
+    def _change(
+        self, tick: int, key: tuple[int, Group], total: int, samples: int, bins: Mapping[int, int], by: int
+    ) -> None:
+        changes = self._at(tick).changes
+        figures = changes.get(key)
+        if figures is None:
+            figures = changes[key] = _Figures()
+        _add(figures, total, samples, bins, by)
+
+    def _touch_at(self, tick: int, index: int, group: Group) -> None:
+        self._at(tick).wakes.update((rule, group) for rule in self._series[index].rules)
+
+    def _look(self, tick: int, found: list[Transition]) -> None:
+        what = self._agenda.pop(tick)
+        touched: dict[int, set[Group]] = defaultdict(set)
+        for index, group in what.over:  # what is spent in the next period comes after it
+            self._series[index].groups.pop(group, None)
+            self._touch(touched, index, group)
+        for index, session, opened in what.opened:
+            self._open_or_close(index, session, opened)
+            self._touch(touched, index, ())
+        for index, session in what.forgotten:
+            series = self._series[index]
+            if series.open.get(session) == tick:
+                del series.open[session]
+            series.figures(()).samples = len(series.open)
+            self._touch(touched, index, ())
+        for (index, group), change in what.changes.items():
+            series = self._series[index]
+            if series.period:
+                self._spend(index, series, group, change.total, tick - 1)
+            elif group in series.groups or len(series.groups) < MOST_GROUPS:
+                _add(series.figures(group), change.total, change.samples, change.bins, 1)
+            else:
+                self.untracked += 1
+            self._touch(touched, index, group)
+        for rule, group in what.wakes:
+            touched[rule].add(group)
+        for rule in range(len(self.watched)):
+            if groups := touched.get(rule):
+                self._evaluate(rule, groups, tick, touched, found)
+        for index, group in what.changes:
+            self._series[index].tidy(group)
+
+    def _touch(self, touched: dict[int, set[Group]], index: int, group: Group) -> None:
+        for rule in self._series[index].rules:
+            touched[rule].add(group)
+
+    def _spend(self, index: int, series: _Series, group: Group, total: int, tick: int) -> None:
+        if group not in series.groups:
+            if len(series.groups) >= MOST_GROUPS:
+                self.untracked += 1
+                return
+            self._at(series.leaves(tick)).over.append((index, group))
+        figures = series.figures(group)
+        figures.total += total
+        self._changed.spent[series.budget, group] = (period_of(tick, series.period)[0], figures.total)
+
+    def _evaluate(
+        self,
+        rule: int,
+        groups: Iterable[Group],
+        tick: int,
+        touched: dict[int, set[Group]],
+        found: list[Transition],
+    ) -> None:
+        watched, states = self.watched[rule], self._states[rule]
+        wants: list[tuple[float, Group, State]] = []
+        moved = False
+        for group in sorted(groups):
+            state = states.get(group)
+            known = state is not None
+            value, samples = self._observe(rule, group)
+            if state is None:
+                if value is None and watched.condition.no_data != "fire":
+                    continue
+                state = State()
+            before = (state.status, state.clear_since, state.cool_until, state.why)
+            what = step(watched.condition, state, value, samples, tick, inhibited=self._is_inhibited(rule, group))
+            if what.fire:
+                wants.append((-abs((value or 0.0) - watched.condition.threshold), group, state))
+                continue
+            moved = moved or what.over
+            if what.over and before[0] == "firing":
+                self._told[rule] -= 1
+                found.append(self._transition(rule, group, state, tick, "resolved"))
+            elif what.over:
+                self._suppressed[rule] -= 1
+            if what.wake is not None:
+                self._at(what.wake).wakes.add((rule, group))
+            self._keep(rule, group, state, known, before)
+            if self._report is not None and state.why is not Why.WELL:
+                self._report(watched, group, tick, state)
+        for _, group, state in sorted(wants, key=lambda one: one[:2]):
+            self._fire(rule, group, state, tick, found)
+        if moved or wants:
+            self._overflow(rule, tick, found)
+            for other in self._inhibits.get(rule, ()):
+                touched[other].update(group for group in self._states[other] if group != OVERFLOW)
+
+    def _fire(self, rule: int, group: Group, state: State, tick: int, found: list[Transition]) -> None:
+        """Begin an episode; those that are worst come first, until the limit is reached."""
+        told = self._told[rule] < self.watched[rule].limit
+        fire(state, tick, told=told)
+        self._told[rule] += told
+        self._suppressed[rule] += not told
+        self._states[rule][group] = state
+        self._changed.states[rule, group] = state
+        if told:
+            found.append(self._transition(rule, group, state, tick, "firing"))
+        if self._report is not None:
+            self._report(self.watched[rule], group, tick, state)
+
+    def _observe(self, rule: int, group: Group) -> tuple[float | None, int]:
+        """The value of a group's window, and of how many samples it is."""
+        watched = self.watched[rule]
+        series = self._series[watched.series]
+        figures = series.groups.get(group)
+        if watched.budget is not None:
+            return _share_spent(watched.budget, 0 if figures is None else figures.total), 1
+        if figures is None:
+            return None, 0
+        return series.measure.value(figures.total, figures.samples, figures.bins), figures.samples
+
+    def _keep(self, rule: int, group: Group, state: State, known: bool, before: tuple[Any, ...]) -> None:
+        if state.is_nothing:
+            if known:
+                del self._states[rule][group]
+                self._changed.states[rule, group] = None
+        else:
+            self._states[rule][group] = state
+            if not known or before != (state.status, state.clear_since, state.cool_until, state.why):
+                self._changed.states[rule, group] = state
+
+    def _is_inhibited(self, rule: int, group: Group) -> bool:
+        by = self.watched[rule].inhibited_by
+        if by is None:
+            return False
+        names = dict(zip(self._group_names(rule), group, strict=True))
+        other = self._states[by].get(tuple(names[name] for name in self._group_names(by)))
+        return other is not None and other.status in ON
+
+    def _overflow(self, rule: int, tick: int, found: list[Transition]) -> None:
+        """Tell once that there are more groups than are told of, and once that there are not."""
+        state = self._states[rule].get(OVERFLOW)
+        more = self._suppressed[rule]
+        if more and state is None:
+            state = self._states[rule][OVERFLOW] = State(value=float(more), samples=more)
+            fire(state, tick, told=True)
+            self._changed.states[rule, OVERFLOW] = state
+            found.append(self._transition(rule, OVERFLOW, state, tick, "firing"))
+        elif not more and state is not None:
+            state.value, state.why = 0.0, Why.OVER
+            del self._states[rule][OVERFLOW]
+            self._changed.states[rule, OVERFLOW] = None
+            found.append(self._transition(rule, OVERFLOW, state, tick, "resolved"))
+
+    def _transition(self, rule: int, group: Group, state: State, tick: int, to: str) -> Transition:
+        watched = self.watched[rule]
+        labels = self.labels(rule, group)
+        starts = state.starts if state.starts is not None else tick
+        reason = self.reason(rule, group, state)
+        names = {"value": in_words(state.value, watched.unit), "samples": f"{state.samples:,}", "reason": reason}
+        names |= {"threshold": in_words(watched.condition.threshold, watched.unit), "window": watched.within}
+        names |= {"rule": watched.name, **dict.fromkeys(self._group_names(rule), "")}
+        names |= {name: value for name, value in labels.items() if name in names or name not in RESERVED_NAMES}
+        if watched.budget is not None:
+            names |= _budget_names(watched.budget, state.value)
+        if group == OVERFLOW:
+            annotations = {"summary": f"{watched.name}: {reason}"}
+        else:
+            annotations = {name: text.format_map(names) for name, text in watched.annotations.items()}
+        return Transition(
+            rule=watched.name,
+            fingerprint=fingerprint(labels),
+            state=to,
+            labels=labels,
+            annotations=annotations,
+            value=state.value,
+            reason=reason,
+            starts=starts * TICK_US,
+            ends=tick * TICK_US if to == "resolved" else None,
+        )
+
+    def reason(self, rule: int, group: Group, state: State) -> str:
+        """Why a group is where it is, in a sentence with the numbers."""
+        watched = self.watched[rule]
+        if group == OVERFLOW:
+            return f"{self._suppressed[rule]:,} more groups fire; {watched.limit:,} are told of at a time"
+        return _reason_of_budget(watched.budget, state) if watched.budget is not None else _reason(watched, state)
+
+
+RESERVED_NAMES: Final = frozenset({"value", "samples", "reason", "threshold", "window", "rule"})
+
+
+def _reason(watched: Watched, state: State) -> str:
+    condition = watched.condition
+    if state.value is None:
+        return f"no data in {watched.within}"
+    value, side = in_words(state.value, watched.unit), "above" if condition.above else "below"
+    of = f"{state.samples:,} {'samples' if state.samples != 1 else 'sample'} in {watched.within}"
+    if state.why is Why.OVER:
+        return f"{value} is no longer {side} {in_words(condition.clear, watched.unit)} ({of})"
+    told = f"{value} is {side} {in_words(condition.threshold, watched.unit)} ({of})"
+    match state.why:
+        case Why.FIRES:
+            return f"{told} for {_span(condition.for_)}" if condition.for_ else told
+        case Why.FEW_SAMPLES:
+            return f"{told}, of fewer samples than {condition.min_samples}"
+        case why:
+            return f"{told}: {why}"
+
+
+def _reason_of_budget(budget: Budget, state: State) -> str:
+    if state.status == "ok":
+        return f"the {budget.period} is over"
+    words = _budget_names(budget, state.value)
+    return f"{words['spent']} of {words['budget']} are spent this {budget.period} ({in_words(state.value, 'share')})"
+
+
+def fingerprint(labels: Mapping[str, str]) -> str:
+    """The identity of a set of labels: 16 hexadecimal digits."""
+    text = "\n".join(f"{name}\0{value}" for name, value in sorted(labels.items()))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def period_of(tick: int, period: str) -> tuple[int, int]:
+    """The ticks at which the hour, day or month (UTC) around a tick begins and ends."""
+    if period != "month":
+        length = (3600 if period == "hour" else 86_400) // TICK_S
+        return tick - tick % length, tick - tick % length + length
+    moment = datetime.fromtimestamp(tick * TICK_S, UTC)
+    begins = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    ends = (begins + timedelta(days=32)).replace(day=1)
+    return int(begins.timestamp()) // TICK_S, int(ends.timestamp()) // TICK_S
+
+
+def _watched(rule: Rule, series: int, places: Mapping[str, int]) -> Watched:
+    annotations = {"summary": "{rule}: {reason}"} | rule.annotations
+    if rule.runbook is not None:
+        annotations["runbook_url"] = rule.runbook.replace("{", "{{").replace("}", "}}")
+    return Watched(
+        name=rule.name,
+        condition=Condition.of(rule),
+        series=series,
+        labels={"severity": rule.severity, **rule.labels},
+        annotations=annotations,
+        limit=rule.limit,
+        unit=rule.measure.unit,
+        within=_span(rule.window // TICK_S),
+        inhibited_by=places.get(rule.inhibited_by) if rule.inhibited_by is not None else None,
+    )
+
+
+def _level(budget: Budget, level: int, severity: str, series: int) -> Watched:
+    annotations = {"summary": "{rule}: {reason}"} | budget.annotations
+    if budget.runbook is not None:
+        annotations["runbook_url"] = budget.runbook.replace("{", "{{").replace("}", "}}")
+    share = level / 100
+    return Watched(
+        name=budget.name,
+        # reached is enough: the next smaller number is the threshold
+        condition=Condition(threshold=share - 1e-12, clear=share - 1e-12, above=True),
+        series=series,
+        labels={"severity": severity, "level": str(level), **budget.labels},
+        annotations=annotations,
+        limit=budget.limit,
+        unit="share",
+        within=budget.period,
+        budget=budget,
+    )
+
+
+def _share_spent(budget: Budget, spent: int) -> float:
+    return spent / budget.tokens if budget.tokens is not None else spent / MICRO / (budget.cost or 1.0)
+
+
+def _budget_names(budget: Budget, share: float | None) -> dict[str, str]:
+    whole = float(budget.tokens) if budget.tokens is not None else budget.cost or 0.0
+    unit = budget.measure.unit
+    noun = " tokens" if budget.tokens is not None else ""
+    return {
+        "spent": in_words((share or 0.0) * whole, unit) + noun,
+        "budget": in_words(whole, unit) + noun,
+        "period": budget.period,
+    }
+
+
+def _span(ticks: int) -> str:
+    """A length of time as a rules file writes it."""
+    seconds, text = ticks * TICK_S, ""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        if seconds >= length:
+            text += f"{seconds // length}{unit}"
+            seconds %= length
+    return text or "0s"
+
+
+def _label(value: str) -> str:
+    if len(value) <= _LONGEST_LABEL:
+        return value
+    digest = hashlib.blake2b(value.encode(), digest_size=4).hexdigest()
+    return f"{value[: _LONGEST_LABEL - 10]}…{digest}"
+
+
+def _add(figures: _Figures, total: int, samples: int, bins: Mapping[int, int], by: int) -> None:
+    figures.total += by * total
+    figures.samples += by * samples
+    if bins:
+        known = figures.bins
+        for place, count in bins.items():
+            left = known.get(place, 0) + by * count
+            if left:
+                known[place] = left
+            else:
+                known.pop(place, None)
