@@ -22,6 +22,18 @@ LOCAL_ENV = "env"
 """Name of the file below `SLATE_DIR` in which `slate up` leaves the addresses of its servers."""
 
 
+SIGNING_KEY = "must be base64 of at least 16 bytes, as `openssl rand -base64 32` makes it"
+
+
+def is_signing_key(text: str) -> bool:
+    """Whether a text is a secret of Standard Webhooks: `SIGNING_KEY`, `whsec_` in front or not."""
+    text = text.removeprefix("whsec_")
+    try:
+        return len(base64.b64decode(text + "=" * (-len(text) % 4), validate=True)) >= 16
+    except ValueError:
+        return False
+
+
 def _env(name: str) -> Any:
     return AliasChoices(name)
 
@@ -197,14 +209,8 @@ class Settings(BaseSettings):
     @field_validator("analytics_secret")
     @classmethod
     def _analytics_key(cls, secret: SecretStr | None) -> SecretStr | None:
-        if secret is not None:
-            text = secret.get_secret_value().removeprefix("whsec_")
-            try:
-                key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-            except ValueError:
-                key = b""
-            if len(key) < 16:
-                raise ValueError("must be base64 of at least 16 bytes, as `openssl rand -base64 32` makes it")
+        if secret is not None and not is_signing_key(secret.get_secret_value()):
+            raise ValueError(SIGNING_KEY)
         return secret
 
     @classmethod

@@ -28,7 +28,7 @@ from connectors import metrics
 from connectors.errors import ConfigurationError
 from connectors.link import Connection, open_connection
 from connectors.receivers import ReceiverModel
-from connectors.settings import Settings
+from connectors.settings import SIGNING_KEY, Settings, is_signing_key
 from connectors.shutdown import Shutdown
 from connectors.sql import read
 
@@ -113,13 +113,10 @@ class Receiver:
         self.url = (model.url or PAGERDUTY) if model.type == "pagerduty" else self._key
         if (problem := _url_problem(self.url, model.allow_http)) is not None:
             raise ConfigurationError(f"receiver {model.name}: {model.env} {problem}")
-        try:
-            self._signers = [Webhook(one) for one in secret.get_secret_value().split()] if secret is not None else []
-        except Exception:  # noqa: BLE001 - whatever the library says may hold the secret
-            raise ConfigurationError(
-                f"receiver {model.name}: {model.secret_env} must be base64, `whsec_` in front or not; several are "
-                "separated by spaces"
-            ) from None
+        keys = secret.get_secret_value().split() if secret is not None else []
+        if not all(map(is_signing_key, keys)):
+            raise ConfigurationError(f"receiver {model.name}: {model.secret_env} {SIGNING_KEY}; several by spaces")
+        self._signers = [Webhook(key) for key in keys]
         self._make: Callable[[Alert, datetime], Request] = {
             "alertmanager": lambda alert, now: self.alertmanager([alert], now),
             "webhook": self._webhook,

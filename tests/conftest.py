@@ -26,7 +26,8 @@ MakeSettings = Callable[..., Settings]
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_developer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in {*variables().values(), *(one for one in os.environ if one.startswith("SLATE_"))}:
+        others = ("SLACK_WEBHOOK_URL", "PAGERDUTY_INTEGRATION_KEY")
+        for name in {*variables().values(), *others, *(one for one in os.environ if one.startswith("SLATE_"))}:
             patch.delenv(name, raising=False)
         patch.chdir(tmp_path_factory.mktemp("empty"))  # no .env and no .slate here
         yield

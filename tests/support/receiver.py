@@ -1,8 +1,9 @@
 """A receiver of webhooks that records what it gets and answers as it is told."""
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,14 @@ class Received:
 
     headers: dict[str, str]
     body: bytes
+
+    at: float = field(default_factory=time.monotonic)
+    answer: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Its `webhook-id`."""
+        return self.headers["webhook-id"]
 
     @property
     def windows(self) -> list[dict[str, object]]:
@@ -67,6 +76,16 @@ class Receiver:
         """All windows received, in order."""
         return [window for one in self.received for window in one.windows]
 
+    @property
+    def taken(self) -> list[str]:
+        """The `webhook-id`s that were answered 2xx, in order, each once."""
+        return list(dict.fromkeys(one.id for one in self.received if one.answer is not None and one.answer < 300))
+
+    def then(self, *answers: Answer) -> None:
+        """Answer so from now on."""
+        with self._lock:
+            self._answers = list(answers)
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -81,6 +100,7 @@ class Receiver:
     def _take(self, handler: BaseHTTPRequestHandler, received: Received) -> None:
         with self._lock:
             answer = self._answers[0] if len(self._answers) == 1 else self._answers.pop(0)
+            received = replace(received, answer=answer.status)
             self.received.append(received)
         if self._before is not None:
             self._before(received)
