@@ -206,8 +206,9 @@ class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
         settled = self._gate.current(held.after)
         self._gate.waiting = settled is None and bool(held.messages)
         if settled is None:
-            if held.messages:
-                self._settlement.ask()
+            if not held.messages:
+                return self._heartbeat()
+            self._settlement.ask()
             return []
         now, self._held = _cut(held, settled.position)
         self._beat = time.monotonic()
@@ -233,7 +234,7 @@ class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
 
     def _heartbeat(self) -> list[SettledBatch]:
         """Nothing, and now and then the word that there is nothing."""
-        position = self._inner.position
+        position = self._inner.position if self._held is None else self._held.after
         if position is None or time.monotonic() - self._beat < _HEARTBEAT_S:
             return []
         self._beat = time.monotonic()

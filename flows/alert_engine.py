@@ -244,14 +244,14 @@ class Engine:
         if group == OVERFLOW:
             return labels | {"overflow": "true"}
         return labels | {
-            name: _label(value) for name, value in zip(self._group_names(rule), group, strict=True) if value
+            name: _label(value) for name, value in zip(self.group_names(rule), group, strict=True) if value
         }
 
     def rule_of(self, name: str, fingerprint_of: str, group: Group | None) -> int | None:
         """Which rule has this name and gives an alert of this group this fingerprint; None where none does."""
         for index, watched in enumerate(self.watched):
             here = OVERFLOW if group is None else group
-            if watched.name != name or (here != OVERFLOW and len(here) != len(self._group_names(index))):
+            if watched.name != name or (here != OVERFLOW and len(here) != len(self.group_names(index))):
                 continue
             if fingerprint(self.labels(index, here)) == fingerprint_of:
                 return index
@@ -279,7 +279,8 @@ class Engine:
             budget.dimensions for budget in self.budgets for _ in budget.levels
         ]
 
-    def _group_names(self, rule: int) -> list[str]:
+    def group_names(self, rule: int) -> list[str]:
+        """The labels that a rule groups by."""
         return self._group_by[rule]
 
     def _new_series(self, measure: Measure, where: Mapping[str, list[str]], group_by: Sequence[str]) -> int:
@@ -509,8 +510,8 @@ class Engine:
         by = self.watched[rule].inhibited_by
         if by is None:
             return False
-        names = dict(zip(self._group_names(rule), group, strict=True))
-        other = self._states[by].get(tuple(names[name] for name in self._group_names(by)))
+        names = dict(zip(self.group_names(rule), group, strict=True))
+        other = self._states[by].get(tuple(names[name] for name in self.group_names(by)))
         return other is not None and other.status in ON
 
     def _overflow(self, rule: int, tick: int, found: list[Transition]) -> None:
@@ -535,7 +536,7 @@ class Engine:
         reason = self.reason(rule, group, state)
         names = {"value": in_words(state.value, watched.unit), "samples": f"{state.samples:,}", "reason": reason}
         names |= {"threshold": in_words(watched.condition.threshold, watched.unit), "window": watched.within}
-        names |= {"rule": watched.name, **dict.fromkeys(self._group_names(rule), "")}
+        names |= {"rule": watched.name, **dict.fromkeys(self.group_names(rule), "")}
         names |= {name: value for name, value in labels.items() if name in names or name not in RESERVED_NAMES}
         if watched.budget is not None:
             names |= _budget_names(watched.budget, state.value)

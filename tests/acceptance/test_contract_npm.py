@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +13,12 @@ import pytest
 from connectors.settings import Settings
 from tests.acceptance import contract_rules, contract_subjects
 from tests.acceptance.contract import READS, STREAM, Case, JustNow, Message
-from tests.support.programs import need_program
+from tests.support.npm import installed
 from tests.support.stack import Stack, connect
 from tests.support.waiting import eventually
 from tests.support.worker import Worker
 
 CASES = [*contract_subjects.CASES, *contract_rules.CASES]
-NPM = Path(__file__).with_name("npm")
 UNDELIVERED = {
     "subject": "spark.usage.undelivered",
     "payload": {"sessionId": "undelivered", "model": "m"},
@@ -41,20 +39,7 @@ BESIDES = [
 @pytest.fixture(scope="module")
 def publish(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """publish.mjs with its packages installed."""
-    npm = need_program("npm", "npm")
-    directory = tmp_path_factory.mktemp("npm")
-    shutil.copytree(NPM, directory, dirs_exist_ok=True)
-    command: list[str | Path] = [
-        npm,
-        "install",
-        "--no-audit",
-        "--no-fund",
-        "--no-package-lock",
-        "--ignore-scripts",
-    ]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, f"npm could not install the client:\n{done.stderr}"
-    return directory / "publish.mjs"
+    return installed(tmp_path_factory.mktemp("npm")) / "publish.mjs"
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A receiver of webhooks that records what it gets and answers as it is told."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class Received:
 
 @dataclass
 class Answer:
-    """What to answer: a status with headers; None hangs until the receiver is closed."""
+    """What to answer: a status with headers; None hangs until the receiver is closed, 0 cuts the connection."""
 
     status: int | None = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Receiver:
     @property
     def taken(self) -> list[str]:
         """The `webhook-id`s that were answered 2xx, in order, each once."""
-        return list(dict.fromkeys(one.id for one in self.received if one.answer is not None and one.answer < 300))
+        return list(dict.fromkeys(one.id for one in self.received if one.answer and one.answer < 300))
 
     def then(self, *answers: Answer) -> None:
         """Answer so from now on."""
@@ -106,6 +107,9 @@ class Receiver:
             self._before(received)
         if answer.status is None:
             self._closed.wait()
+            return
+        if not answer.status:
+            handler.connection.shutdown(socket.SHUT_RDWR)
             return
         handler.send_response(answer.status)
         for name, value in answer.headers.items():
