@@ -35,6 +35,8 @@ _TRIES: Final = 5
 _MISSED: Final = "messages left the stream before they were counted"
 _WINDOWS_KEPT: Final = timedelta(days=30)
 
+Complete = Callable[[Sums], None]
+
 _log = structlog.get_logger(__name__)
 
 
@@ -167,9 +169,11 @@ class RollupWriter:
     Args:
         settings: names the server, and the grace after which a window is closed.
         shutdown: after it, a server that stays away is waited for 15 s only.
+        complete: adds to the sums of a transaction what follows from them.
     """
 
-    def __init__(self, settings: Settings, shutdown: Shutdown) -> None:
+    def __init__(self, settings: Settings, shutdown: Shutdown, complete: Complete) -> None:
+        self._complete = complete
         self._link = Link(settings, "slate-rollups", shutdown)
         self._owner = new_owner()
         self._grace_us = int(settings.window_grace_s * 1_000_000)
@@ -191,6 +195,7 @@ class RollupWriter:
         sums = Sums()
         for counted in group:
             sums.add(counted.sums)
+        self._complete(sums)
         late = 0
         uncertain = False
         while True:
@@ -407,14 +412,15 @@ def _signal_arrays(sums: Sums) -> dict[str, Any]:
 class RollupSink(DynamicSink[Counted]):
     """Adds what was counted, every `SLATE_ROLLUP_FLUSH` seconds, in one transaction."""
 
-    def __init__(self, settings: Settings, shutdown: Shutdown) -> None:
+    def __init__(self, settings: Settings, shutdown: Shutdown, complete: Complete) -> None:
         settings.dsn()
         self._settings = settings
         self._shutdown = shutdown
+        self._complete = complete
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> BackgroundSink[Counted]:
         """One writer per worker; partitions never cross workers, for sums need no exchange."""
-        writer = RollupWriter(self._settings, self._shutdown)
+        writer = RollupWriter(self._settings, self._shutdown, self._complete)
 
         def write(group: list[Counted]) -> None:
             with metrics.ROLLUP_FLUSH_SECONDS.time():

@@ -40,8 +40,10 @@ class Window(msgspec.Struct):
         self.tokens_prompt += other.tokens_prompt
         self.tokens_completion += other.tokens_completion
         self.cost += other.cost
-        for key, count in other.bins.items():
-            self.bins[key] = self.bins.get(key, 0) + count
+        if other.bins:
+            bins = self.bins
+            for key, count in other.bins.items():
+                bins[key] = bins.get(key, 0) + count
 
 
 class Sums(msgspec.Struct):

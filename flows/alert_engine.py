@@ -19,8 +19,8 @@ from connectors.alerts import Transition
 from connectors.sums import TICK_US
 from flows.alert_machine import ON, Condition, State, Why, fire, step
 from flows.alert_rules import TICK_S, Budget, Rule, Rules, matches
-from flows.alert_signals import MICRO, OPEN_FOR_S, Measure, SignalRow, in_words
-from flows.fold import SESSION_EVENTS
+from flows.alert_signals import MICRO, OPEN_FOR_S, Measure, Part, SignalRow, in_words
+from flows.fold import EVENTS, SESSION_EVENTS
 
 Group = tuple[str, ...]
 """Values of the labels that a rule groups by."""
@@ -30,7 +30,6 @@ MOST_GROUPS: Final = 100_000
 OVERFLOW: Final[Group] = ("\0",)
 """The group of the alert that counts those above the limit: no text that comes from outside has a NUL."""
 _LONGEST_LABEL: Final = 200
-_NO_BINS: Final[dict[int, int]] = {}
 _OPEN_TICKS: Final = OPEN_FOR_S // TICK_S
 
 
@@ -110,6 +109,11 @@ class _Series:
         return tick + 1 + self.window if not self.period else period_of(tick, self.period)[1] + 1
 
 
+_Taker = tuple[int, Callable[[SignalRow], Part | None], Callable[[SignalRow], Group | None] | None, bool]
+"""A series that takes rows of a signal: what of a row it adds, to which group (None: there is one), and whether it is
+about durations."""
+
+
 class _Tick(msgspec.Struct):
     """What happens at a tick: changes of windows by series and group, groups whose period is over, sessions that open
     (since a tick), close (None) or are forgotten (if they were to be then), and who wants to look again."""
@@ -153,7 +157,8 @@ class Engine:
         """Rows of groups beyond `MOST_GROUPS`."""
         self.budgets: list[Budget] = [] if sampled else list(rules.budgets)
         self._series: list[_Series] = []
-        self._by_signal: dict[str, list[tuple[int, _Series]]] = defaultdict(list)
+        self._takers: dict[str, list[_Taker]] = defaultdict(list)
+        self._silences: list[int] = []
         self._states: list[dict[Group, State]] = []
         self._told: list[int] = []
         self._suppressed: list[int] = []
@@ -286,9 +291,13 @@ class Engine:
     def _new_series(self, measure: Measure, where: Mapping[str, list[str]], group_by: Sequence[str]) -> int:
         series = _Series(measure, where, group_by)
         self._series.append(series)
-        for signal in measure.parts:
-            self._by_signal[signal].append((len(self._series) - 1, series))
-        return len(self._series) - 1
+        index = len(self._series) - 1
+        for signal, part in measure.parts.items():
+            taker = (index, part, series.group if group_by or where else None, measure.quantile is not None)
+            self._takers[signal].append(taker)
+        if measure.silence:
+            self._silences.append(index)
+        return index
 
     def _watch(self, watched: Watched) -> None:
         index = len(self.watched)
@@ -307,52 +316,63 @@ class Engine:
                 self._at(now + 1 + self._series[watched.series].window).wakes.add((rule, ()))
 
     def _take(self, rows: Iterable[SignalRow], *, restored: bool) -> None:
-        now = self.now
+        """Add rows up by series, tick and group, and schedule what comes of it."""
+        taken: dict[tuple[int, int, Group], _Figures] = {}
         for row in rows:
-            tick = row.tick
-            enters = tick + 1
-            for index, series in self._by_signal.get(row.signal, ()):
-                part = series.measure.parts[row.signal](row)
+            tick, signal = row.tick, row.signal
+            if signal == EVENTS and row.key in SESSION_EVENTS:
+                self._session(row, restored=restored)
+            for index, part_of, group_of, by_bins in self._takers.get(signal, ()):
+                part = part_of(row)
                 if part is None:
                     continue
-                group = series.group(row)
+                group = () if group_of is None else group_of(row)
                 if group is None:
                     continue
-                if series.measure.silence and row.session_id and row.key in SESSION_EVENTS:
-                    self._session(index, row, restored=restored)
-                total, samples = part
-                bins = row.bins if series.measure.quantile is not None else _NO_BINS
-                if bins is not _NO_BINS:
-                    samples = sum(bins.values())
-                leaves = series.leaves(tick)
-                key = (index, group)
-                at = enters
-                if now is not None and enters <= now:
-                    at = now + 1
-                    if restored:
-                        if leaves >= at and not series.period:
-                            _add(series.figures(group), total, samples, bins, 1)
-                            self._change(leaves, key, total, samples, bins, -1)
-                        continue
-                    if leaves <= at:
-                        self.late += 1
-                        continue
-                    if series.period:
-                        self._spend(index, series, group, total, tick)
-                        total = 0  # it is looked at with the next tick
-                self._change(at, key, total, samples, bins, 1)
-                if not series.period:
-                    self._change(leaves, key, total, samples, bins, -1)
+                place = (index, tick, group)
+                figures = taken.get(place)
+                if figures is None:
+                    figures = taken[place] = _Figures()
+                if by_bins:
+                    _add(figures, 0, sum(row.bins.values()), row.bins, 1)
+                else:
+                    figures.total += part[0]
+                    figures.samples += part[1]
+        for (index, tick, group), figures in taken.items():
+            self._schedule(index, tick, group, figures, restored=restored)
 
-    def _session(self, index: int, row: SignalRow, *, restored: bool) -> None:
+    def _schedule(self, index: int, tick: int, group: Group, figures: _Figures, *, restored: bool) -> None:
+        """Let figures of a tick enter their window, and leave it."""
+        series, now = self._series[index], self.now
+        at, leaves = tick + 1, series.leaves(tick)
+        if now is not None and at <= now:
+            at = now + 1
+            if restored:
+                if leaves >= at and not series.period:
+                    _add(series.figures(group), figures.total, figures.samples, figures.bins, 1)
+                    self._change(leaves, (index, group), figures, -1)
+                return
+            if leaves <= at:
+                self.late += 1
+                return
+            if series.period:
+                self._spend(index, series, group, figures.total, tick)
+                self._touch_at(at, index, group)
+                return
+        self._change(at, (index, group), figures, 1)
+        if not series.period:
+            self._change(leaves, (index, group), figures, -1)
+
+    def _session(self, row: SignalRow, *, restored: bool) -> None:
         """Remember who is connected."""
         at, opened = row.tick + 1, row.tick if row.key == "connected" else None
-        if self.now is None or at > self.now:
-            self._at(at).opened.append((index, row.session_id, opened))
-        elif restored:
-            self._open_or_close(index, row.session_id, opened)
-        else:
-            self._at(self.now + 1).opened.append((index, row.session_id, opened))
+        for index in self._silences:
+            if self.now is None or at > self.now:
+                self._at(at).opened.append((index, row.session_id, opened))
+            elif restored:
+                self._open_or_close(index, row.session_id, opened)
+            else:
+                self._at(self.now + 1).opened.append((index, row.session_id, opened))
 
     def _open_or_close(self, index: int, session: str, opened: int | None) -> None:
         series = self._series[index]
@@ -372,14 +392,12 @@ class Engine:
             heapq.heappush(self._ticks, tick)
         return found
 
-    def _change(
-        self, tick: int, key: tuple[int, Group], total: int, samples: int, bins: Mapping[int, int], by: int
-    ) -> None:
+    def _change(self, tick: int, key: tuple[int, Group], change: _Figures, by: int) -> None:
         changes = self._at(tick).changes
         figures = changes.get(key)
         if figures is None:
             figures = changes[key] = _Figures()
-        _add(figures, total, samples, bins, by)
+        _add(figures, change.total, change.samples, change.bins, by)
 
     def _touch_at(self, tick: int, index: int, group: Group) -> None:
         self._at(tick).wakes.update((rule, group) for rule in self._series[index].rules)

@@ -16,7 +16,7 @@ import structlog
 from ddsketch.mapping import LogarithmicMapping
 
 from connectors.settled import CallChange, SettledBatch
-from connectors.sums import MINUTE_US, TICK_US, Counted, SignalKey, Sums, Window, add_windows
+from connectors.sums import MINUTE_US, TICK_US, Counted, SignalKey, Sums, Window, WindowKey
 from flows import rows
 from flows.events import Kind, Refused, parse_subject
 from flows.validate import validate
@@ -83,7 +83,6 @@ def fold(settled: SettledBatch, *, sessions: bool = False) -> Counted:
     for received, code in settled.dead:
         _figures(sums.signals, received, DEAD_LETTERS, code).count += 1
     _fold_delays(sums, settled)
-    _fold_up(sums)
     watermark = _watermark(found, settled)
     return Counted(
         stream=settled.batch.stream,
@@ -183,24 +182,31 @@ def _fold_delays(sums: Sums, settled: SettledBatch) -> None:
         figures.bins[place] = figures.bins.get(place, 0) + 1
 
 
-def _fold_up(sums: Sums) -> None:
-    """Days and windows of a minute from the ticks in them."""
+def fold_up(sums: Sums) -> None:
+    """Add days and windows of a minute, from the ticks in them: once for all batches of a write."""
     windows = sums.windows
     for (tick, signal, key, detail, _), figures in sums.signals.items():
         minute = tick // _TICKS_A_MINUTE
-        if signal == CALLS:
+        if signal == USAGE:
+            _add_to(windows, (minute, USAGE_BY_MODEL, key, ""), figures)
+            _add_to(windows, (minute, USAGE_BY_USER, detail, ""), figures)
+        elif signal == CALLS:
             total = sums.calls.setdefault((tick // _TICKS_A_DAY, key), [0, 0])
             total[detail == "failed"] += figures.count
-            add_windows(windows, [((minute, CALLS, key, detail), figures)])
-        elif signal == USAGE:
-            for place in ((minute, USAGE_BY_MODEL, key, ""), (minute, USAGE_BY_USER, detail, "")):
-                add_windows(windows, [(place, figures)])
+            _add_to(windows, (minute, CALLS, key, detail), figures)
         elif signal == EVENTS:
             day = (tick // _TICKS_A_DAY, key)
             sums.events[day] = sums.events.get(day, 0) + figures.count
-            add_windows(windows, [((minute, EVENTS, key, ""), figures)])
+            _add_to(windows, (minute, EVENTS, key, ""), figures)
         elif signal in (DEAD_LETTERS, INGEST_DELAY):
-            add_windows(windows, [((minute, signal, key, ""), figures)])
+            _add_to(windows, (minute, signal, key, ""), figures)
+
+
+def _add_to(windows: dict[WindowKey, Window], place: WindowKey, figures: Window) -> None:
+    window = windows.get(place)
+    if window is None:
+        window = windows[place] = Window()
+    window.add(figures)
 
 
 @lru_cache(maxsize=65_536)

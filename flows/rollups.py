@@ -14,7 +14,7 @@ from connectors.settled import SettledSource
 from connectors.shutdown import Shutdown
 from flows.alerts import LiveRules, watch_alerts
 from flows.audit import watch_drift
-from flows.fold import fold
+from flows.fold import fold, fold_up
 from flows.start import start
 
 
@@ -25,7 +25,7 @@ def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
     flow = Dataflow("rollups")
     settled = op.input("read_settled", flow, source)
     counted = op.map("fold", settled, lambda batch: fold(batch, sessions=rules.sessions))
-    op.output("write_rollups", counted, RollupSink(settings, shutdown))
+    op.output("write_rollups", counted, RollupSink(settings, shutdown, fold_up))
     watch_drift(settings, shutdown)
     watch_alerts(settings, rules, shutdown)
     send_windows(settings, shutdown)

@@ -20,7 +20,8 @@ from tests.support.worker import Worker
 
 COUNTED = "SELECT coalesce(sum(read), 0)::bigint FROM slate.rollup_progress"
 FORGET = """
-    TRUNCATE slate.rollup_progress, slate.windows, spark_usage_daily, spark_errors_daily, spark_events_daily
+    TRUNCATE slate.rollup_progress, slate.windows, spark_usage_daily, spark_errors_daily, spark_events_daily,
+        slate.alert_signals, slate.alert_progress, slate.alert_states, slate.alert_budgets, slate.alerts CASCADE
 """
 
 

@@ -19,6 +19,7 @@ from connectors.sums import TICK_US, Counted, Sums, Window
 from flows.alert_engine import Engine
 from flows.alert_signals import SignalRow
 from flows.alerts import Evaluator, LiveRules
+from flows.fold import fold_up
 from tests.support.alerts import HOUR, call, told, usage
 from tests.support.rollups import CREATED
 from tests.support.stack import Stack, connect
@@ -65,7 +66,7 @@ class Stream:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.position = 0
-        self.writer = RollupWriter(settings, Shutdown())
+        self.writer = RollupWriter(settings, Shutdown(), fold_up)
         with connect(settings) as connection:
             connection.execute(
                 "TRUNCATE slate.progress, slate.rollup_progress, slate.alert_signals, slate.alert_progress,"

@@ -16,7 +16,7 @@ from connectors.settings import Settings
 from connectors.settled import SettledBatch, settle
 from connectors.shutdown import Shutdown
 from connectors.writer import Writer
-from flows.fold import fold
+from flows.fold import fold, fold_up
 from flows.rows import TABLES
 from flows.validate import refused_by_store, validate
 from tests.support.stack import connect
@@ -71,7 +71,7 @@ class Pipeline:
 
     def new_worker(self) -> None:
         """Forget everything that a rollups worker holds in memory, as kill -9 does."""
-        self.rollups = RollupWriter(self.settings, Shutdown())
+        self.rollups = RollupWriter(self.settings, Shutdown(), fold_up)
         self._stack.callback(self.rollups.close)
 
     def publish(self, partition: int, message: NatsSourceMessage) -> None:
