@@ -90,9 +90,9 @@ class AlertStore:
         connection.execute(read("alerts/begin.sql"), self._key)
 
     def rows(self, connection: Connection, seen: str, *, new: bool) -> list[tuple[Any, ...]]:
-        """Figures that were taken into account by a snapshot and are kept, or those that were not."""
+        """Figures that were taken into account by a snapshot and are kept, or those that were not; in no order."""
         return connection.execute(
-            read("alerts/new_rows.sql" if new else "alerts/seen_rows.sql"), {"seen": seen}
+            read("alerts/new_rows.sql" if new else "alerts/seen_rows.sql"), {"seen": seen}, binary=True
         ).fetchall()
 
     def states(self, connection: Connection) -> list[StateRow]:

@@ -10,6 +10,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ MOST_GROUPS: Final = 100_000
 OVERFLOW: Final[Group] = ("\0",)
 """The group of the alert that counts those above the limit: no text that comes from outside has a NUL."""
 _LONGEST_LABEL: Final = 200
+_TICKS_AN_HOUR: Final = 3600 // TICK_S
 _OPEN_TICKS: Final = OPEN_FOR_S // TICK_S
 
 
@@ -318,6 +320,8 @@ class Engine:
     def _take(self, rows: Iterable[SignalRow], *, restored: bool) -> None:
         """Add rows up by series, tick and group, and schedule what comes of it."""
         taken: dict[tuple[int, int, Group], _Figures] = {}
+        if restored and self._silences:
+            rows = sorted(rows, key=lambda row: (row.tick, row.key))  # sessions that open do so before they close
         for row in rows:
             tick, signal = row.tick, row.signal
             if signal == EVENTS and row.key in SESSION_EVENTS:
@@ -408,7 +412,7 @@ class Engine:
         for index, group in what.over:  # what is spent in the next period comes after it
             self._series[index].groups.pop(group, None)
             self._touch(touched, index, group)
-        for index, session, opened in what.opened:
+        for index, session, opened in sorted(what.opened, key=lambda one: one[2] is None):
             self._open_or_close(index, session, opened)
             self._touch(touched, index, ())
         for index, session in what.forgotten:
@@ -618,6 +622,12 @@ def fingerprint(labels: Mapping[str, str]) -> str:
 
 def period_of(tick: int, period: str) -> tuple[int, int]:
     """The ticks at which the hour, day or month (UTC) around a tick begins and ends."""
+    return _period_of_hour(tick // _TICKS_AN_HOUR, period)
+
+
+@lru_cache(maxsize=1024)
+def _period_of_hour(hour: int, period: str) -> tuple[int, int]:
+    tick = hour * _TICKS_AN_HOUR
     if period != "month":
         length = (3600 if period == "hour" else 86_400) // TICK_S
         return tick - tick % length, tick - tick % length + length

@@ -3,12 +3,12 @@
 It starts from the rows that ingest writes (`flows.validate`), so that what is counted is what is stored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -16,7 +16,7 @@ import structlog
 from ddsketch.mapping import LogarithmicMapping
 
 from connectors.settled import CallChange, SettledBatch
-from connectors.sums import MINUTE_US, TICK_US, Counted, SignalKey, Sums, Window, WindowKey
+from connectors.sums import MINUTE_US, TICK_US, Counted, SignalKey, Sums, Window
 from flows import rows
 from flows.events import Kind, Refused, parse_subject
 from flows.validate import validate
@@ -45,8 +45,11 @@ _DAY_US: Final = 86_400_000_000
 _TICKS_A_MINUTE: Final = MINUTE_US // TICK_US
 _TICKS_A_DAY: Final = _DAY_US // TICK_US
 _MICRO: Final = Decimal("0.000001")
+_USAGE_LABELS: Final = 3
 _mapping = LogarithmicMapping(RELATIVE_ACCURACY)
 _time_of = itemgetter(3)
+K = TypeVar("K")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -182,14 +185,20 @@ def _fold_delays(sums: Sums, settled: SettledBatch) -> None:
         figures.bins[place] = figures.bins.get(place, 0) + 1
 
 
-def fold_up(sums: Sums) -> None:
-    """Add days and windows of a minute, from the ticks in them: once for all batches of a write."""
+def fold_up(sums: Sums, needed: Collection[str] = ("model", "user", "session")) -> None:
+    """Add days and windows of a minute, from the ticks in them: once for all batches of a write.
+
+    Of usage those labels are kept for alert rules that some rule needs.
+    """
     windows = sums.windows
-    for (tick, signal, key, detail, _), figures in sums.signals.items():
+    usage: dict[SignalKey, Window] = {}
+    for (tick, signal, key, detail, session_id), figures in sums.signals.items():
         minute = tick // _TICKS_A_MINUTE
         if signal == USAGE:
             _add_to(windows, (minute, USAGE_BY_MODEL, key, ""), figures)
             _add_to(windows, (minute, USAGE_BY_USER, detail, ""), figures)
+            model, user = key if "model" in needed else "", detail if "user" in needed else ""
+            _add_to(usage, (tick, USAGE, model, user, session_id), figures)
         elif signal == CALLS:
             total = sums.calls.setdefault((tick // _TICKS_A_DAY, key), [0, 0])
             total[detail == "failed"] += figures.count
@@ -200,9 +209,11 @@ def fold_up(sums: Sums) -> None:
             _add_to(windows, (minute, EVENTS, key, ""), figures)
         elif signal in (DEAD_LETTERS, INGEST_DELAY):
             _add_to(windows, (minute, signal, key, ""), figures)
+    if len(needed) < _USAGE_LABELS:
+        sums.signals = {place: figures for place, figures in sums.signals.items() if place[1] != USAGE} | usage
 
 
-def _add_to(windows: dict[WindowKey, Window], place: WindowKey, figures: Window) -> None:
+def _add_to(windows: dict[K, Window], place: K, figures: Window) -> None:
     window = windows.get(place)
     if window is None:
         window = windows[place] = Window()

@@ -25,7 +25,11 @@ def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
     flow = Dataflow("rollups")
     settled = op.input("read_settled", flow, source)
     counted = op.map("fold", settled, lambda batch: fold(batch, sessions=rules.sessions))
-    op.output("write_rollups", counted, RollupSink(settings, shutdown, fold_up))
+    op.output(
+        "write_rollups",
+        counted,
+        RollupSink(settings, shutdown, lambda sums: fold_up(sums, rules.current.dimensions_of_usage)),
+    )
     watch_drift(settings, shutdown)
     watch_alerts(settings, rules, shutdown)
     send_windows(settings, shutdown)

@@ -11,4 +11,3 @@ SELECT
     bins::text AS bins
 FROM slate.alert_signals
 WHERE xid >= pg_snapshot_xmin(%(seen)s::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, %(seen)s::pg_snapshot)
-ORDER BY at, signal, key
