@@ -20,6 +20,7 @@ from deploy.embedded import port_is_free
 from deploy.local import LocalStack
 from deploy.processes import environment_of
 from tests.support.processes import open_directory, passable
+from tests.support.run import run
 from tests.support.stack import connect
 from tests.support.up import Up, running_below
 from tests.support.waiting import eventually
@@ -59,6 +60,19 @@ def test_rows_arrive_ctrl_c_stops_everything_and_a_second_up_keeps_the_data(tmp_
         assert up.settings() == first
         assert up.stored() > 0
         up.send(signal.SIGTERM)
+        assert up.wait() == 0
+    nothing_runs(tmp_path)
+
+
+def test_an_alert_is_provoked_and_shown_by_the_receiver_that_it_starts(tmp_path: Path) -> None:
+    with Up(tmp_path, "--rate", "300") as up:
+        up.says("In 20 s apply_patch fails for a minute, to show an alert")
+        up.says("alert firing: apply_patch: ", 90)
+        up.says("alerts: ", 30)
+        listed = run([sys.executable, "-m", "deploy.cli", "alerts", "list"], directory=tmp_path)
+        assert "function=apply_patch" in listed.stdout, listed.stderr
+        assert "webhook: delivered" in listed.stdout
+        up.send(signal.SIGINT)
         assert up.wait() == 0
     nothing_runs(tmp_path)
 

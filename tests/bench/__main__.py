@@ -10,8 +10,10 @@ import asyncio
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -22,6 +24,8 @@ from connectors.schema import migrate
 from connectors.settings import Settings
 from deploy.processes import variables
 from deploy.servers import NatsServer, PostgresServer
+from flows.alert_rules import load
+from flows.backtest import backtest
 from realtime.bench_mix import bench_mix
 from realtime.simulated import SimulatedEvent
 from tests.bench.drain import Drain, drain
@@ -173,16 +177,23 @@ async def renew_stream(settings: Settings) -> None:
 
 
 def million(settings: Settings) -> None:
-    """A million messages: is the last tenth as fast and as small as the first?"""
+    """A million messages of a week: is the last tenth as fast and as small as the first? And what alerts look back."""
     with psycopg.connect(**settings.dsn(), autocommit=True) as connection:  # type: ignore[arg-type]
         row = connection.execute("SELECT coalesce(sum(read), 0)::bigint FROM slate.progress").fetchone()
     assert row is not None
     say("filling the stream to 1,000,000 messages")
-    asyncio.run(publish(settings, 1_000_000, bench_mix(1_000_000, seed=1)))
+    asyncio.run(publish(settings, 1_000_000, bench_mix(1_000_000, seed=1, period=timedelta(days=7))))
     run = drain(settings, 1_000_000)
     line("1,000,000 messages: rate", [run.rate], "msg/s")
     for number, (rate, resident) in enumerate(run.tenths, 1):
         sys.stdout.write(f"  tenth {number:2}: {rate:>10,.0f} msg/s {resident:>8.0f} MiB\n")
+    rules, now = load(settings.alert_rules_file), datetime.now(UTC)
+    begun = time.monotonic()
+    back = backtest(settings, rules, now - timedelta(days=8), now)
+    sys.stdout.write(
+        f"alert rules over that week: {time.monotonic() - begun:.1f} s, {back.figures:,} figures, "
+        f"{len(back.episodes):,} alerts\n"
+    )
 
 
 if __name__ == "__main__":
