@@ -197,9 +197,10 @@ class AlertStore:
             },
         )
 
-    def prune(self, connection: Connection, seen: str, evaluated: int, sampled: int) -> None:
-        """Forget figures from before these times."""
-        connection.execute(read("alerts/prune.sql"), {"seen": seen, "evaluated_us": evaluated, "sampled_us": sampled})
+    def prune(self, connection: Connection, seen: str, evaluated: int, sessions: int, sampled: int) -> None:
+        """Forget figures from before these times: of events, of those that open and close sessions, of samples."""
+        parameters = {"seen": seen, "evaluated_us": evaluated, "sessions_us": sessions, "sampled_us": sampled}
+        connection.execute(read("alerts/prune.sql"), parameters)
 
     def sample(self, connection: Connection, tick: int, values: dict[str, int]) -> None:
         """Add samples of a tick, in millionths."""

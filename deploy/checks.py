@@ -30,8 +30,10 @@ from connectors.jetstream import (
 from connectors.schema import pending
 from connectors.settings import Settings
 from connectors.sql import read
+from connectors.webhooks import usable
 from deploy.embedded import port_is_free
 from deploy.figures import scrape
+from flows.alert_rules import load
 
 OLDEST_POSTGRESQL = 14
 LARGEST_EVENT = 1 << 20
@@ -96,6 +98,7 @@ def _examine_database(connection: psycopg.Connection[DictRow], settings: Setting
     yield _months(connection)
     yield from _lost(connection, settings)
     yield _rollups(connection, settings)
+    yield from _deliveries(connection, settings)
 
 
 def _connect_postgres(settings: Settings) -> psycopg.Connection[DictRow]:
@@ -173,6 +176,28 @@ def _rollups(connection: psycopg.Connection[DictRow], settings: Settings) -> Che
     if behind and age > STALE_S:
         return Check("rollups", "warn", f"{behind:,} stored messages are not counted, for {age:,.0f} s now", remedy)
     return Check("rollups", "ok", f"{behind:,} stored messages are not counted yet")
+
+
+def check_alerts(settings: Settings) -> Iterator[Check]:
+    """The rules file and its receivers."""
+    try:
+        rules = load(settings.alert_rules_file)
+        receivers = usable(settings, rules.receivers)
+    except SlateError as error:
+        yield Check("alert rules", "fail", _first_line(error), "`slate alerts check` says all that is wrong")
+        return
+    told = ", ".join(receiver.name for receiver in receivers) or "nobody"
+    yield Check("alert rules", "ok", f"{len(rules.rules)} rules, {len(rules.budgets)} budgets; told to {told}")
+
+
+def _deliveries(connection: psycopg.Connection[DictRow], settings: Settings) -> Iterator[Check]:
+    remedy = "check its address and secret; `slate alerts list` shows what became of each alert"
+    for row in _query(connection, "alerts", stream=settings.stream):
+        if row["waiting"] or row["lost"]:
+            found = (
+                f"{row['waiting']:,} alerts wait for minutes, {row['lost']:,} of a day never arrived: {row['error']}"
+            )
+            yield Check(f"receiver {row['receiver']}", "warn", found, remedy)
 
 
 def check_disk(settings: Settings) -> Iterator[Check]:

@@ -12,6 +12,7 @@ from connectors.errors import ConfigurationError
 from connectors.settings import Settings
 from deploy.checks import (
     Check,
+    check_alerts,
     check_disk,
     check_metrics,
     check_nats,
@@ -25,6 +26,7 @@ TIMEOUT_S = 15.0
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _SECTIONS: tuple[tuple[str, Callable[[Settings], Iterator[Check]]], ...] = (
     ("PostgreSQL", check_postgres),
+    ("alerts", check_alerts),
     ("disk", check_disk),
     ("NATS", check_nats),
     ("Redis", check_redis),

@@ -240,8 +240,9 @@ class Evaluator:
         if time.monotonic() - self._pruned < _PRUNE_EVERY_S or progress.evaluated is None:
             return
         self._pruned = time.monotonic()
-        longest = max(self._rules.current.longest_window_s, OPEN_FOR_S) * 1_000_000
-        self._store.prune(connection, progress.seen, progress.evaluated - longest, clock_us - longest)
+        longest = self._rules.current.longest_window_s * 1_000_000
+        sessions = progress.evaluated - max(longest, OPEN_FOR_S * 1_000_000)
+        self._store.prune(connection, progress.seen, progress.evaluated - longest, sessions, clock_us - longest)
 
     def _tell(self, found: Sequence[Transition]) -> None:
         assert self._engines is not None  # noqa: S101 - the caller has made them

@@ -111,6 +111,28 @@ def test_what_is_stored_and_not_counted_is_told_with_the_worker_to_start(setting
         assert stuck.found.startswith("3 stored messages are not counted, for 12")
 
 
+def test_alerts_that_reach_nobody_are_told_with_the_receiver(settings: Settings, examined: Examine) -> None:
+    assert examined(settings)["alert rules"].found.endswith("told to nobody")
+    with connect(settings) as connection:
+        connection.execute(
+            "WITH a AS (INSERT INTO slate.alerts"
+            " (stream, rule, fingerprint, state, labels, annotations, reason, starts_at, created_at)"
+            " VALUES (%s, 'r', 'f', 'firing', '{}', '{}', '', now(), now() - interval '6 minutes') RETURNING id)"
+            " INSERT INTO slate.alert_deliveries (alert, receiver, error) SELECT id, 'slack', '503' FROM a",
+            (settings.stream,),
+        )
+    stuck = examined(settings)["receiver slack"]
+    assert stuck.state == "warn"
+    assert stuck.found == "1 alerts wait for minutes, 0 of a day never arrived: 503"
+
+
+def test_a_rules_file_that_is_not_right_is_reported(settings: Settings, examined: Examine, tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text("[[rules]]\nname = 'x'\n")
+    check = examined(settings.model_copy(update={"alert_rules": tmp_path / "rules.toml"}))["alert rules"]
+    assert check.state == "fail"
+    assert "line 1: rules[0] (x), signal: is missing" in check.found
+
+
 def test_a_role_without_rights_is_told_which_it_lacks(settings: Settings, examined: Examine) -> None:
     with connect(settings) as connection:
         database = sql.Identifier(settings.db_name)
