@@ -27,7 +27,7 @@ from connectors.link import Connection, open_connection
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
-from connectors.webhooks import seconds_of
+from connectors.webhooks import iso, seconds_of
 
 MOST: Final = 500
 """Windows in one request."""
@@ -63,7 +63,7 @@ class ClosedWindow(msgspec.Struct, frozen=True):
     @property
     def id(self) -> str:
         """The same whenever this window is sent: signal, length, start, key and status."""
-        parts = (self.signal, str(self.seconds), _iso(self.start), self.key, self.status)
+        parts = (self.signal, str(self.seconds), iso(self.start), self.key, self.status)
         return "/".join(quote(part, safe=":") for part in parts)
 
     def fields(self) -> dict[str, Any]:
@@ -72,8 +72,8 @@ class ClosedWindow(msgspec.Struct, frozen=True):
             "id": self.id,
             "revision": self.revision,
             "signal": self.signal,
-            "start": _iso(self.start),
-            "end": _iso(self.start + timedelta(seconds=self.seconds)),
+            "start": iso(self.start),
+            "end": iso(self.start + timedelta(seconds=self.seconds)),
             "seconds": self.seconds,
             "key": self.key,
             "status": self.status,
@@ -82,7 +82,7 @@ class ClosedWindow(msgspec.Struct, frozen=True):
             "tokensCompletion": self.tokens_completion,
             "cost": self.cost,
             "late": self.late,
-            "closedAt": _iso(self.closed_at),
+            "closedAt": iso(self.closed_at),
         }
         durations = {"p50Ms": self.p50_ms, "p95Ms": self.p95_ms, "p99Ms": self.p99_ms}
         return told | {name: round(ms, 3) for name, ms in durations.items() if ms is not None}
@@ -202,7 +202,3 @@ def _keys(windows: Sequence[ClosedWindow]) -> dict[str, Any]:
         "status": LABEL.array([window.status for window in windows]),
         "revision": INTEGER.array([window.revision for window in windows]),
     }
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

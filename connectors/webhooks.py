@@ -135,8 +135,8 @@ class Receiver:
             {
                 "labels": alert.labels,
                 "annotations": alert.annotations | {"reason": alert.reason},
-                "startsAt": _iso(alert.starts),
-                "endsAt": _iso(alert.ends or max(expires, alert.starts)),
+                "startsAt": iso(alert.starts),
+                "endsAt": iso(alert.ends or max(expires, alert.starts)),
             }
             for alert in alerts
         ]
@@ -159,8 +159,8 @@ class Receiver:
                     "status": alert.state,
                     "labels": alert.labels,
                     "annotations": alert.annotations | {"reason": alert.reason},
-                    "startsAt": _iso(alert.starts),
-                    "endsAt": _iso(alert.ends) if alert.ends is not None else "0001-01-01T00:00:00Z",
+                    "startsAt": iso(alert.starts),
+                    "endsAt": iso(alert.ends) if alert.ends is not None else "0001-01-01T00:00:00Z",
                     "generatorURL": "",
                     "fingerprint": alert.fingerprint,
                 }
@@ -177,7 +177,7 @@ class Receiver:
         """An incoming webhook of Slack: text for notifications, blocks for the channel."""
         sign = "✅ resolved" if alert.state == "resolved" else {"critical": "🔴"}.get(alert.severity, "🟠") + " firing"
         details = [f"*{_mrkdwn(name)}* {_mrkdwn(value)}" for name, value in alert.labels.items()]
-        when = f"since {_iso(alert.starts)}" + (f" until {_iso(alert.ends)}" if alert.ends is not None else "")
+        when = f"since {iso(alert.starts)}" + (f" until {iso(alert.ends)}" if alert.ends is not None else "")
         blocks: list[dict[str, Any]] = [
             {"type": "section", "text": _slack_text(f"{sign}: *{_mrkdwn(alert.summary)}*\n{_mrkdwn(alert.reason)}")},
             {"type": "context", "elements": [_slack_text(" · ".join([*details, when]))]},
@@ -197,7 +197,7 @@ class Receiver:
                 "summary": alert.summary[:1024],
                 "source": "spark",
                 "severity": alert.severity,
-                "timestamp": _iso(alert.starts),
+                "timestamp": iso(alert.starts),
                 "component": alert.rule,
                 "custom_details": {"reason": alert.reason, **alert.labels},
             },
@@ -442,5 +442,6 @@ def _mrkdwn(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _iso(moment: datetime) -> str:
+def iso(moment: datetime) -> str:
+    """A moment in ISO 8601, UTC."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -154,9 +154,9 @@ class Engine:
         """The tick that was looked at last; None before the first row."""
         self.watched: list[Watched] = []
         self.late = 0
-        """Rows that came after every window that they belong to."""
+        """Figures that came after the window that they belong to."""
         self.untracked = 0
-        """Rows of groups beyond `MOST_GROUPS`."""
+        """Figures of groups beyond `MOST_GROUPS`."""
         self.budgets: list[Budget] = [] if sampled else list(rules.budgets)
         self._series: list[_Series] = []
         self._takers: dict[str, list[_Taker]] = defaultdict(list)
@@ -203,13 +203,12 @@ class Engine:
         """Go on where another left off at a tick, with the rows that it had taken and what was to be remembered."""
         self.now = now
         self._await_data(now)
-        by_budget = {series.budget: (index, series) for index, series in enumerate(self._series) if series.budget}
+        budgets = {series.budget: (index, series) for index, series in enumerate(self._series) if series.budget}
         for budget, group, period_start, amount in spent:
-            index, series = by_budget.get(budget, (None, None))
-            if index is None or series is None or period_of(now - 1, series.period)[0] != period_start:
-                continue
-            series.groups[group] = _Figures(amount)
-            self._at(series.leaves(period_start)).over.append((index, group))
+            if budget in budgets and period_of(now - 1, budgets[budget][1].period)[0] == period_start:
+                index, series = budgets[budget]
+                series.groups[group] = _Figures(amount)
+                self._at(series.leaves(period_start)).over.append((index, group))
         self._take(rows, restored=True)
         for rule, group, state in states:
             self._states[rule][group] = state
@@ -254,6 +253,10 @@ class Engine:
             name: _label(value) for name, value in zip(self.group_names(rule), group, strict=True) if value
         }
 
+    def group_names(self, rule: int) -> list[str]:
+        """The labels that a rule groups by."""
+        return self._group_by[rule]
+
     def rule_of(self, name: str, fingerprint_of: str, group: Group | None) -> int | None:
         """Which rule has this name and gives an alert of this group this fingerprint; None where none does."""
         for index, watched in enumerate(self.watched):
@@ -285,10 +288,6 @@ class Engine:
         self._group_by = [rule.group_by for rule in rules.rules if rule.measure.sampled == sampled] + [
             budget.dimensions for budget in self.budgets for _ in budget.levels
         ]
-
-    def group_names(self, rule: int) -> list[str]:
-        """The labels that a rule groups by."""
-        return self._group_by[rule]
 
     def _new_series(self, measure: Measure, where: Mapping[str, list[str]], group_by: Sequence[str]) -> int:
         series = _Series(measure, where, group_by)
@@ -556,10 +555,9 @@ class Engine:
         labels = self.labels(rule, group)
         starts = state.starts if state.starts is not None else tick
         reason = self.reason(rule, group, state)
-        names = {"value": in_words(state.value, watched.unit), "samples": f"{state.samples:,}", "reason": reason}
+        names = dict.fromkeys(self.group_names(rule), "") | labels | {"rule": watched.name, "reason": reason}
+        names |= {"value": in_words(state.value, watched.unit), "samples": f"{state.samples:,}"}
         names |= {"threshold": in_words(watched.condition.threshold, watched.unit), "window": watched.within}
-        names |= {"rule": watched.name, **dict.fromkeys(self.group_names(rule), "")}
-        names |= {name: value for name, value in labels.items() if name in names or name not in RESERVED_NAMES}
         if watched.budget is not None:
             names |= _budget_names(watched.budget, state.value)
         if group == OVERFLOW:
@@ -584,9 +582,6 @@ class Engine:
         if group == OVERFLOW:
             return f"{self._suppressed[rule]:,} more groups fire; {watched.limit:,} are told of at a time"
         return _reason_of_budget(watched.budget, state) if watched.budget is not None else _reason(watched, state)
-
-
-RESERVED_NAMES: Final = frozenset({"value", "samples", "reason", "threshold", "window", "rule"})
 
 
 def _reason(watched: Watched, state: State) -> str:

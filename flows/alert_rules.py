@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from connectors.errors import ConfigurationError
 from connectors.receivers import ReceiverModel, Route
 from connectors.sums import TICK_US
-from flows.alert_signals import MEASURES, Measure, in_words
+from flows.alert_signals import MEASURES, Measure
 
 TICK_S: Final = TICK_US // 1_000_000
 LONGEST_WINDOW_S: Final = 86_400
@@ -390,8 +390,3 @@ def _line(text: str, loc: tuple[str | int, ...]) -> int:
         if (line.count('"""') + line.count("'''")) % 2:
             quoted = not quoted
     return found
-
-
-def threshold_in_words(rule: Rule) -> str:
-    """Past what it fires, for people."""
-    return in_words(rule.threshold, rule.measure.unit)

@@ -15,7 +15,7 @@ from connectors.messages import NatsSourceMessage
 from connectors.settings import Settings
 from flows.fold import bin_of
 from tests.support.messages import USER, header_block
-from tests.support.rollups import pipeline, window_differences
+from tests.support.rollups import pipeline, signal_differences, window_differences
 from tests.support.stack import Stack
 
 PARTITIONS = 3
@@ -33,7 +33,11 @@ costs = st.sampled_from(["0", "0.000001", "0.0000005", "0.00000049", "0.01234567
 @st.composite
 def messages(draw: st.DrawFn) -> tuple[int, NatsSourceMessage]:
     """A partition and a message; calls of a session are in one partition, other identities may be in several."""
-    what = draw(st.sampled_from(["usage", "call", "call", "call", "old call", "event", "telemetry", "bad", "late bad"]))
+    what = draw(
+        st.sampled_from(
+            ["usage", "call", "call", "call", "old call", "event", "preview", "telemetry", "bad", "late bad"]
+        )
+    )
     session = draw(st.sampled_from(["s0", "s1", "s2"]))
     partition = int(session[1]) if "call" in what else draw(st.integers(0, PARTITIONS - 1))
     body: dict[str, Any] = {"timestamp": draw(times), "eventId": draw(ids)}
@@ -54,6 +58,10 @@ def messages(draw: st.DrawFn) -> tuple[int, NatsSourceMessage]:
         case "event":
             subject = f"spark.thing.{session}"
             body |= {"type": draw(st.sampled_from(["t", "u"]))}
+        case "preview":
+            subject = f"spark.preview.unity.x.{session}"
+            meta = draw(st.sampled_from([{"cache": "hit"}, {"cache": "miss"}, {"cache": 7}, {"a": "cache"}, None]))
+            body |= {"engine": "unity", "status": draw(st.sampled_from(["ready", "error"])), "meta": meta}
         case "telemetry":
             subject = f"spark.telemetry.batch.{session}"
             body |= {"events": draw(st.lists(st.sampled_from([{"kind": "k", "data": {}}, {}]), min_size=1, max_size=3))}
@@ -103,6 +111,7 @@ def test_totals_and_windows_equal_their_recomputation_in_sql(
         line.finish()
         assert line.differences() == []
         assert window_differences(line.connection, bins) == []
+        assert signal_differences(line.connection) == []
         left = line.connection.execute(
             "SELECT (SELECT count(*) FROM slate.skipped), (SELECT count(*) FROM slate.call_changes)"
         ).fetchone()

@@ -1,6 +1,7 @@
 """Ingest and rollups without a stream between them: real writers on a real database, and the oracle in SQL."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from connectors.rollups import RollupProgress, RollupWriter
 from connectors.settings import Settings
 from connectors.settled import SettledBatch, settle
 from connectors.shutdown import Shutdown
+from connectors.sql import read
 from connectors.writer import Writer
 from flows.fold import fold, fold_up
 from flows.rows import TABLES
@@ -47,6 +49,12 @@ _WANTED_WINDOWS = """
 _WINDOWS = """
     SELECT start, seconds, signal, key, status, count, tokens_prompt, tokens_completion, cost, bins
     FROM slate.windows WHERE signal <> 'ingest_delay' AND count <> 0
+"""
+
+
+_SIGNALS = """
+    SELECT (extract(epoch FROM at) / 2)::bigint, signal, key, detail, session_id, count, tokens, cost, bins::text
+    FROM slate.alert_signals WHERE signal <> 'ingest_delay'
 """
 
 
@@ -137,6 +145,27 @@ def window_differences(
     return [(key, found.get(key), wanted.get(key)) for key in keys if found.get(key) != wanted.get(key)]
 
 
+def signal_differences(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
+    """Where the figures that alerts look at differ from those that looking back finds in the tables."""
+    history = read("alerts/history.sql").encode()
+    everything = {"since": "2020-01-01", "until": "infinity", "sessions": False}
+    wanted, found = _summed(connection.execute(history, everything)), _summed(connection.execute(_SIGNALS.encode()))
+    return [(key, found.get(key), wanted.get(key)) for key in wanted | found if found.get(key) != wanted.get(key)]
+
+
+def _summed(rows: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """Figures by tick and labels, without what comes to nothing."""
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    bins: dict[tuple[Any, ...], Counter[str]] = {}
+    for row in rows:
+        total = sums.setdefault(row[:5], [0, 0, 0])
+        for place, figure in enumerate(row[5:8]):
+            total[place] += figure
+        bins.setdefault(row[:5], Counter()).update(msgspec.json.decode(row[8]))
+    found = {key: (*total, {place: n for place, n in bins[key].items() if n}) for key, total in sums.items()}
+    return {key: figures for key, figures in found.items() if any(figures)}
+
+
 @contextmanager
 def pipeline(settings: Settings, partitions: int) -> Iterator[Pipeline]:
     """A pipeline on an empty database."""
@@ -146,6 +175,6 @@ def pipeline(settings: Settings, partitions: int) -> Iterator[Pipeline]:
             "TRUNCATE spark_sessions, spark_events, spark_function_calls, spark_telemetry, spark_usage, spark_previews,"
             " spark_generated_scripts, spark_build_jobs, spark_usage_daily, spark_errors_daily, spark_events_daily,"
             " slate.event_ids, slate.progress, slate.gaps, slate.dead_letters, slate.skipped, slate.call_changes,"
-            " slate.rollup_progress, slate.windows"
+            " slate.rollup_progress, slate.windows, slate.alert_signals"
         )
         yield Pipeline(settings, connection, partitions, stack)
