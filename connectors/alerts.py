@@ -15,6 +15,9 @@ from connectors.link import Connection
 from connectors.settings import Settings
 from connectors.sql import read
 
+LONGEST_PERIOD_US: Final = 32 * 86_400_000_000
+"""A budget's period is over after so long."""
+
 
 class Transition(msgspec.Struct, frozen=True):
     """An alert that began or ended; times in microseconds since 1970, `ends` None where it began."""
@@ -73,7 +76,6 @@ class AlertStore:
     """Reads and writes them, inside the caller's transaction."""
 
     def __init__(self, settings: Settings, owner: str) -> None:
-        self._stream: Final = settings.stream
         self._key: Final[dict[str, Any]] = {"stream": settings.stream}
         self._owner = owner
         self._partitions = partition_numbers(settings)
@@ -91,9 +93,8 @@ class AlertStore:
 
     def rows(self, connection: Connection, seen: str, *, new: bool) -> list[tuple[Any, ...]]:
         """Figures that were taken into account by a snapshot and are kept, or those that were not; in no order."""
-        return connection.execute(
-            read("alerts/new_rows.sql" if new else "alerts/seen_rows.sql"), {"seen": seen}, binary=True
-        ).fetchall()
+        parameters = {"seen": seen, "taken": not new, "since": seen.partition(":")[0] if new else "0"}
+        return connection.execute(read("alerts/figures.sql"), parameters, binary=True).fetchall()
 
     def states(self, connection: Connection) -> list[StateRow]:
         """Groups that are not simply well."""
@@ -167,6 +168,10 @@ class AlertStore:
                 },
             )
 
+    def forget_spent(self, connection: Connection, rule: str) -> None:
+        """Forget what a budget has spent."""
+        connection.execute(read("alerts/forget_spent.sql"), self._key | {"rule": rule})
+
     def decide(
         self,
         connection: Connection,
@@ -201,6 +206,7 @@ class AlertStore:
         """Forget figures from before these times: of events, of those that open and close sessions, of samples."""
         parameters = {"seen": seen, "evaluated_us": evaluated, "sessions_us": sessions, "sampled_us": sampled}
         connection.execute(read("alerts/prune.sql"), parameters)
+        connection.execute(read("alerts/prune_budgets.sql"), self._key | {"before_us": evaluated - LONGEST_PERIOD_US})
 
     def sample(self, connection: Connection, tick: int, values: dict[str, int]) -> None:
         """Add samples of a tick, in millionths."""

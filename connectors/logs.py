@@ -29,3 +29,5 @@ def configure(settings: Settings) -> None:
     )
     # The NATS library reports each lost connection with a stack trace; `connectors.jetstream` says it in one line.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
+    # httpx says the address of each request, and those of webhooks are secrets.
+    logging.getLogger("httpx").setLevel(logging.WARNING)

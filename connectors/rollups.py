@@ -26,7 +26,7 @@ from connectors.readers import StreamState
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
-from connectors.sums import MINUTE_US, TICK_US, Counted, Sums, Window, WindowKey, add_windows
+from connectors.sums import MINUTE_US, TICK_US, Counted, Sums, Totals, Window, WindowKey, add_window
 from connectors.writer import new_owner
 
 _MOST_MESSAGES: Final = 50_000  # in a transaction, however little time has passed: bounds what is held in memory
@@ -35,7 +35,7 @@ _TRIES: Final = 5
 _MISSED: Final = "messages left the stream before they were counted"
 _WINDOWS_KEPT: Final = timedelta(days=30)
 
-Complete = Callable[[Sums], None]
+Complete = Callable[[Sums], Totals]
 
 _log = structlog.get_logger(__name__)
 
@@ -169,7 +169,7 @@ class RollupWriter:
     Args:
         settings: names the server, and the grace after which a window is closed.
         shutdown: after it, a server that stays away is waited for 15 s only.
-        complete: adds to the sums of a transaction what follows from them.
+        complete: what the sums of a transaction come to.
     """
 
     def __init__(self, settings: Settings, shutdown: Shutdown, complete: Complete) -> None:
@@ -195,13 +195,13 @@ class RollupWriter:
         sums = Sums()
         for counted in group:
             sums.add(counted.sums)
-        self._complete(sums)
+        totals = self._complete(sums)
         late = 0
         uncertain = False
         while True:
             try:
                 if not (uncertain and self._is_written(group)):
-                    statements, late = self._statements(group, sums)
+                    statements, late = self._statements(group, totals)
                     rows = self._link.transact(statements)
                     reached = rows[0][0]
                     self.watermark = int(reached.timestamp() * 1_000_000) if reached is not None else None
@@ -215,7 +215,7 @@ class RollupWriter:
                         "this worker stops, and goes on from there when it is started again"
                     ) from None
                 if fault is Fault.DATA:
-                    self._drop_impossible(sums, error)
+                    self._drop_impossible(totals, error)
                     continue
                 metrics.ROLLUP_RETRIES.labels(reason=error.sqlstate or type(error).__name__).inc()
                 self._link.wait(error, fault)
@@ -225,21 +225,21 @@ class RollupWriter:
         """Close the connection."""
         self._link.close()
 
-    def _statements(self, group: list[Counted], sums: Sums) -> tuple[list[Statement], int]:
+    def _statements(self, group: list[Counted], totals: Totals) -> tuple[list[Statement], int]:
         """The whole transaction, and how much of it came late; positions first, as in ingest."""
-        windows = _lengths(sums.windows)
+        windows = _lengths(totals.windows)
         lates = [self._late(key, seconds, window) for (seconds, key), window in windows.items()]
         statements = [(read("rollups/advance.sql"), self._advance(group))]
-        if sums.usage:
-            statements.append((read("rollups/usage_daily.sql"), _usage_arrays(sums)))
-        if sums.calls:
-            statements += _call_statements(sums)
-        if sums.events:
-            statements.append((read("rollups/events_daily.sql"), _event_arrays(sums)))
+        if totals.usage:
+            statements.append((read("rollups/usage_daily.sql"), _usage_arrays(totals)))
+        if totals.calls:
+            statements += _call_statements(totals)
+        if totals.events:
+            statements.append((read("rollups/events_daily.sql"), _event_arrays(totals)))
         if windows:
             statements += _window_statements(windows, lates)
-        if sums.signals:
-            statements.append((read("alerts/append.sql"), _signal_arrays(sums)))
+        if totals.signals:
+            statements.append((read("alerts/append.sql"), _signal_arrays(totals)))
         statements.append((read("rollups/close.sql"), self._close))
         return statements, sum(late for (seconds, _), late in zip(windows, lates, strict=True) if seconds == 60)
 
@@ -291,9 +291,9 @@ class RollupWriter:
         )
         return [tuple(row) for row in rows] == [(partition, position, self._owner)]
 
-    def _drop_impossible(self, sums: Sums, error: psycopg.Error) -> None:
+    def _drop_impossible(self, totals: Totals, error: psycopg.Error) -> None:
         """Leave out what no column can hold: by then the table cannot hold its total, either."""
-        refused = [key for key in sums.usage if not self._holds(key, sums)]
+        refused = [key for key in totals.usage if not self._holds(key, totals)]
         if not refused:
             raise error
         for key in refused:
@@ -305,10 +305,10 @@ class RollupWriter:
                 error=error.diag.message_primary,
             )
             metrics.ROLLUP_REFUSED.inc()
-            del sums.usage[key]
+            del totals.usage[key]
 
-    def _holds(self, key: tuple[int, str, str], sums: Sums) -> bool:
-        one = Sums(usage={key: sums.usage[key]})
+    def _holds(self, key: tuple[int, str, str], totals: Totals) -> bool:
+        one = Totals(usage={key: totals.usage[key]})
         connection = self._link.connection()
         try:
             with connection.transaction(force_rollback=True):
@@ -327,7 +327,8 @@ class RollupWriter:
 def _lengths(minutes: dict[WindowKey, Window]) -> dict[tuple[int, WindowKey], Window]:
     """Windows of one minute and of five, by length in seconds and key, without what comes to nothing."""
     fives: dict[WindowKey, Window] = {}
-    add_windows(fives, (((key[0] // _MINUTES * _MINUTES, *key[1:]), window) for key, window in minutes.items()))
+    for key, window in minutes.items():
+        add_window(fives, (key[0] // _MINUTES * _MINUTES, *key[1:]), window)
     found = {(60, key): window for key, window in minutes.items()}
     found |= {(300, key): window for key, window in fives.items()}
     for window in found.values():
@@ -335,9 +336,9 @@ def _lengths(minutes: dict[WindowKey, Window]) -> dict[tuple[int, WindowKey], Wi
     return {key: window for key, window in found.items() if window.count or window.bins}
 
 
-def _usage_arrays(sums: Sums) -> dict[str, Any]:
-    days, sessions, models = zip(*sums.usage, strict=True)
-    prompt, completion, cost = zip(*sums.usage.values(), strict=True)
+def _usage_arrays(totals: Totals) -> dict[str, Any]:
+    days, sessions, models = zip(*totals.usage, strict=True)
+    prompt, completion, cost = zip(*totals.usage.values(), strict=True)
     return {
         "day": DATE.array(days),
         "session_id": TEXT.array(sessions),
@@ -348,8 +349,8 @@ def _usage_arrays(sums: Sums) -> dict[str, Any]:
     }
 
 
-def _call_statements(sums: Sums) -> list[Statement]:
-    changed = {key: values for key, values in sums.calls.items() if any(values)}
+def _call_statements(totals: Totals) -> list[Statement]:
+    changed = {key: values for key, values in totals.calls.items() if any(values)}
     if not changed:
         return []
     arrays = _day_keys(changed, "name")
@@ -361,8 +362,8 @@ def _call_statements(sums: Sums) -> list[Statement]:
     return statements
 
 
-def _event_arrays(sums: Sums) -> dict[str, Any]:
-    return _day_keys(sums.events, "type") | {"event_count": BIGINT.array(list(sums.events.values()))}
+def _event_arrays(totals: Totals) -> dict[str, Any]:
+    return _day_keys(totals.events, "type") | {"event_count": BIGINT.array(list(totals.events.values()))}
 
 
 def _day_keys(keys: dict[tuple[int, str], Any], name: str) -> dict[str, Any]:
@@ -393,9 +394,9 @@ def _window_statements(windows: dict[tuple[int, WindowKey], Window], lates: Sequ
     return statements
 
 
-def _signal_arrays(sums: Sums) -> dict[str, Any]:
-    ticks, signals, keys, details, sessions = zip(*sums.signals, strict=True)
-    values = list(sums.signals.values())  # also what comes to nothing: a call that failed and then did not
+def _signal_arrays(totals: Totals) -> dict[str, Any]:
+    ticks, signals, keys, details, sessions = zip(*totals.signals, strict=True)
+    values = list(totals.signals.values())  # also what comes to nothing: a call that failed and then did not
     return {
         "at": TIMESTAMP.array([tick * TICK_US for tick in ticks]),
         "signal": LABEL.array(signals),

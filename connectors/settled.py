@@ -100,8 +100,9 @@ class _Gate:
 class _Settlement:
     """Asks PostgreSQL how far ingest is, for all partitions of a process together, on a thread of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shutdown: Shutdown) -> None:
         self._settings = settings
+        self._shutdown = shutdown
         self._gates: list[_Gate] = []
         self._asked = threading.Event()
         self._polled: dict[int, int] = {}
@@ -124,7 +125,7 @@ class _Settlement:
     def _run(self) -> None:
         connection: Connection | None = None
         told = False
-        while True:
+        while not self._shutdown.requested:
             try:
                 if connection is None or connection.closed:
                     connection = open_connection(self._settings, "slate-settlement")
@@ -136,10 +137,10 @@ class _Settlement:
                 told = True
                 if connection is not None:
                     connection.close()
-                time.sleep(_IDLE_POLL_S)
+                self._shutdown.wait(_IDLE_POLL_S)
             self._asked.clear()
             if any(gate.waiting for gate in self._gates):
-                time.sleep(_POLL_S)  # a commit of ingest gives no sign: NOTIFY would slow every writer
+                self._shutdown.wait(_POLL_S)  # a commit of ingest gives no sign: NOTIFY would slow every writer
             else:
                 self._asked.wait(_IDLE_POLL_S)
 
@@ -287,7 +288,7 @@ class SettledSource(FixedPartitionedSource[SettledBatch, int]):
     def __init__(self, settings: Settings, purpose: str, positions: Positions, shutdown: Shutdown) -> None:
         settings.dsn()
         self._source = NatsSource(settings, purpose, positions, shutdown)
-        self._settlement = _Settlement(settings)
+        self._settlement = _Settlement(settings, shutdown)
         self._shutdown = shutdown
 
     def list_parts(self) -> list[str]:

@@ -3,7 +3,6 @@
 Sums of any parts of the stream may be merged in any order: addition is all there is.
 """
 
-from collections.abc import Iterable
 from typing import Final, TypeVar
 
 import msgspec
@@ -47,10 +46,30 @@ class Window(msgspec.Struct):
 
 
 class Sums(msgspec.Struct):
-    """What to add to the daily tables and to windows of a minute. A call that was changed takes from what it was."""
+    """What batches add. A call that was changed takes from what it was."""
 
     usage: dict[UsageKey, list[int]] = {}
     """Tokens of prompts, of completions, and cost in millionths of a dollar."""
+    signals: dict[SignalKey, Window] = {}
+
+    def add(self, other: "Sums") -> None:
+        """Add another's figures."""
+        for key, values in other.usage.items():
+            known = self.usage.get(key)
+            if known is None:
+                self.usage[key] = values.copy()
+            else:
+                for index, value in enumerate(values):
+                    known[index] += value
+        for place, figures in other.signals.items():
+            add_window(self.signals, place, figures)
+
+
+class Totals(msgspec.Struct):
+    """What a transaction writes: what follows from the sums of all its batches."""
+
+    usage: dict[UsageKey, list[int]] = {}
+    """As in `Sums`."""
     calls: dict[DayKey, list[int]] = {}
     """Successes and errors."""
     events: dict[DayKey, int] = {}
@@ -58,34 +77,13 @@ class Sums(msgspec.Struct):
     signals: dict[SignalKey, Window] = {}
     """For alert rules."""
 
-    def add(self, other: "Sums") -> None:
-        """Add another's figures."""
-        _add_lists(self.usage, other.usage)
-        _add_lists(self.calls, other.calls)
-        for key, count in other.events.items():
-            self.events[key] = self.events.get(key, 0) + count
-        add_windows(self.windows, other.windows.items())
-        add_windows(self.signals, other.signals.items())
 
-
-def add_windows(target: dict[K, Window], more: Iterable[tuple[K, Window]]) -> None:
-    """Add windows to those of the same key."""
-    for key, window in more:
-        known = target.get(key)
-        if known is None:
-            target[key] = Window()
-            known = target[key]
-        known.add(window)
-
-
-def _add_lists(target: dict[K, list[int]], more: dict[K, list[int]]) -> None:
-    for key, values in more.items():
-        known = target.get(key)
-        if known is None:
-            target[key] = values.copy()
-        else:
-            for index, value in enumerate(values):
-                known[index] += value
+def add_window(target: dict[K, Window], key: K, more: Window) -> None:
+    """Add figures to those of the same key."""
+    known = target.get(key)
+    if known is None:
+        known = target[key] = Window()
+    known.add(more)
 
 
 class Counted(msgspec.Struct, frozen=True):

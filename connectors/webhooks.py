@@ -60,11 +60,9 @@ class Alert(msgspec.Struct, frozen=True):
     state: str
     labels: dict[str, str]
     annotations: dict[str, str]
-    value: float | None
     reason: str
     starts: datetime
     ends: datetime | None
-    attempts: int
 
     @property
     def message_id(self) -> str:
@@ -91,10 +89,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Outcome(NamedTuple):
-    """What became of a request: `state` as in `slate.alert_deliveries`, `pending` where it is to be tried again."""
+    """What became of a request: `state` as in `slate.alert_deliveries`, `pending` where it is to be tried again.
+
+    `reason` is one of few: a status, a kind of error; `detail` may be in the receiver's words.
+    """
 
     state: str
-    error: str | None = None
+    reason: str | None = None
+    detail: str = ""
     retry_after: float | None = None
     gone: bool = False
 
@@ -226,39 +228,39 @@ class Poster:
 
     def post(self, request: Request) -> Outcome:
         """Send a request; never raises for what the receiver or the network does."""
+        try:
+            return self._post(request)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            return Outcome("pending", type(error).__name__)
+
+    def _post(self, request: Request) -> Outcome:
         headers = {"content-type": "application/json", "user-agent": "spark-slate", **request.headers}
         url, extensions = request.url, dict[str, Any]()
         for _ in range(_REDIRECTS + 1):
-            try:
-                with self._client.stream(
-                    "POST", url, content=request.body, headers=headers, extensions=extensions
-                ) as answer:
-                    status, told = answer.status_code, answer.headers
-                    text = next(answer.iter_bytes(_ERROR_BYTES), b"")[:_ERROR_BYTES].decode("utf-8", "replace")
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                return Outcome("pending", type(error).__name__)
+            with self._client.stream(
+                "POST", url, content=request.body, headers=headers, extensions=extensions
+            ) as answer:
+                status, told = answer.status_code, answer.headers
+                text = next(answer.iter_bytes(_ERROR_BYTES), b"")[:_ERROR_BYTES].decode("utf-8", "replace")
             if status not in (307, 308) or "location" not in told:
                 return _outcome(status, text, told.get("retry-after"))
             target = str(httpx.URL(url).join(told["location"]))
             if (problem := _url_problem(target, self._model.allow_http)) is not None:
-                return Outcome("refused", f"a redirect to an address that {problem}")
+                return Outcome("refused", "redirect", f"to an address that {problem}")
             checked = self._checked(target)
             if isinstance(checked, Outcome):
                 return checked
             url, headers["host"], extensions = checked
-        return Outcome("refused", "too many redirects")
+        return Outcome("refused", "redirect", "too many of them")
 
     def _checked(self, target: str) -> tuple[str, str, dict[str, Any]] | Outcome:
         """A redirect's target with the address that was checked in the place of its name: no second look-up."""
         parts = httpx.URL(target)
-        try:
-            addresses = self._resolve(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
-        except OSError:
-            return Outcome("pending", f"a redirect to {parts.host}, which has no address")
+        addresses = self._resolve(parts.host, parts.port or (443 if parts.scheme == "https" else 80))
         if not self._model.allow_private_redirects:
             for one in addresses:
                 if not ipaddress.ip_address(one).is_global:
-                    return Outcome("refused", f"a redirect to {parts.host}, an address of a private network")
+                    return Outcome("refused", "redirect", f"to {parts.host}, an address of a private network")
         host = parts.host if parts.port is None else f"{parts.host}:{parts.port}"
         return str(parts.copy_with(host=addresses[0])), host, {"sni_hostname": parts.host}
 
@@ -297,6 +299,9 @@ class Courier:
                     pause = 2 * _LOOK_S
                     if connection is not None:
                         connection.close()
+                except Exception:  # noqa: BLE001 - the next look may do better, and others must be told
+                    _log.exception("a courier failed: this is a fault of the program", receiver=self._receiver.name)
+                    pause = _LONGEST_DELAY_S
         finally:
             poster.close()
             if connection is not None:
@@ -314,13 +319,14 @@ class Courier:
             connection.execute(read("alerts/silence_over.sql"), self._key)
             cursor = connection.cursor(row_factory=class_row(Alert))
             alert = cursor.execute(read("alerts/next_delivery.sql"), self._key).fetchone()
-            metrics.ALERT_PENDING.labels(receiver=self._receiver.name).set(alert is not None)
+            pending = connection.execute(read("alerts/pending.sql"), self._key).fetchone()
+            metrics.ALERT_PENDING.labels(receiver=self._receiver.name).set(pending[0] if pending is not None else 0)
             if alert is None:
                 return self._resend(connection, poster)
             outcome = poster.post(self._receiver.request(alert, datetime.now(UTC)))
             connection.execute(
                 read("alerts/delivered.sql"),
-                self._key | {"alert": alert.id, "state": outcome.state, "error": outcome.error},
+                self._key | {"alert": alert.id, "state": outcome.state, "error": _in_words(outcome)},
             )
             if outcome.state == "pending":
                 given_up = connection.execute(read("alerts/give_up.sql"), self._key | {"after_s": GIVE_UP_S}).rowcount
@@ -328,12 +334,14 @@ class Courier:
         self._delay = _FIRST_DELAY_S
         metrics.ALERT_DELIVERIES.labels(receiver=self._receiver.name, state=outcome.state).inc()
         if outcome.state == "refused":
-            _log.error("a receiver refused an alert", receiver=self._receiver.name, rule=alert.rule, why=outcome.error)
+            _log.error(
+                "a receiver refused an alert", receiver=self._receiver.name, rule=alert.rule, why=_in_words(outcome)
+            )
         return 0.0
 
     def _failed(self, alert: Alert, outcome: Outcome, given_up: int) -> float:
         name = self._receiver.name
-        metrics.ALERT_FAILURES.labels(receiver=name, reason=(outcome.error or "")[:40]).inc()
+        metrics.ALERT_FAILURES.labels(receiver=name, reason=outcome.reason or "").inc()
         if given_up:
             metrics.ALERT_DELIVERIES.labels(receiver=name, state="given up").inc(given_up)
             _log.error("alerts are given up: the receiver did not take them for three days", receiver=name, n=given_up)
@@ -346,7 +354,7 @@ class Courier:
             "an alert was not taken; it is sent again",
             receiver=name,
             rule=alert.rule,
-            answer=outcome.error,
+            answer=_in_words(outcome),
             again_in_s=round(pause, 1),
         )
         return pause
@@ -362,7 +370,7 @@ class Courier:
             part = alerts[begin : begin + _MOST_AT_ONCE]
             outcome = poster.post(self._receiver.alertmanager(part, datetime.now(UTC)))
             if outcome.state != "delivered":
-                _log.warning("alerts could not be sent again", receiver=self._receiver.name, answer=outcome.error)
+                _log.warning("alerts could not be sent again", receiver=self._receiver.name, answer=_in_words(outcome))
                 self._resent = time.monotonic() - RESEND_S + min(self._delay, RESEND_S / 4)
         return _LOOK_S
 
@@ -395,12 +403,16 @@ def start_couriers(settings: Settings, receivers: Sequence[Receiver], shutdown: 
 def _outcome(status: int, text: str, retry_after: str | None) -> Outcome:
     if 200 <= status < 300:
         return Outcome("delivered")
-    error = f"{status} {text}".strip()
     if status == httpx.codes.GONE:
-        return Outcome("pending", error, gone=True)
+        return Outcome("pending", str(status), text, gone=True)
     if status >= 500 or status in (408, 425, 429):
-        return Outcome("pending", error, seconds_of(retry_after, _LONGEST_RETRY_AFTER_S))
-    return Outcome("refused", error)
+        return Outcome("pending", str(status), text, seconds_of(retry_after, _LONGEST_RETRY_AFTER_S))
+    return Outcome("refused", str(status), text)
+
+
+def _in_words(outcome: Outcome) -> str | None:
+    """What went wrong, as PostgreSQL can keep it."""
+    return None if outcome.reason is None else f"{outcome.reason} {outcome.detail}".strip().replace("\0", "")
 
 
 def seconds_of(retry_after: str | None, most: float) -> float | None:

@@ -154,8 +154,8 @@ def _as_json(files: Sequence[Path], found: Sequence[Backtest]) -> list[dict[str,
             "figures": one.figures,
             "alerts": [msgspec.to_builtins(episode) | {"seconds": episode.seconds} for episode in one.episodes],
             "held": [
-                msgspec.to_builtins(hold) | {"groups": len(hold.groups)}
-                for hold in (msgspec.structs.replace(hold, groups=hold.groups) for hold in one.holds)
+                msgspec.to_builtins(msgspec.structs.replace(hold, groups=set())) | {"groups": len(hold.groups)}
+                for hold in one.holds
             ],
             "absent": one.absent,
         }

@@ -5,111 +5,22 @@ at which nothing enters or leaves a window and nobody waits is passed over. So t
 not on how they were cut into batches, and not on the clock.
 """
 
-import hashlib
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
 from connectors.alerts import Transition
-from connectors.sums import TICK_US
-from flows.alert_machine import ON, Condition, State, Why, fire, step
-from flows.alert_rules import TICK_S, Budget, Rule, Rules, matches
-from flows.alert_signals import MICRO, OPEN_FOR_S, Measure, Part, SignalRow, in_words
+from flows.alert_machine import ON, State, Why, fire, step
+from flows.alert_rules import TICK_S, Budget, Rules
+from flows.alert_signals import OPEN_FOR_S, Measure, Part, SignalRow
+from flows.alert_windows import MOST_GROUPS, Figures, Group, Series, period_of
+from flows.alert_words import OVERFLOW, Watched, fingerprint, reason, share_spent, transition
 from flows.fold import EVENTS, SESSION_EVENTS
 
-Group = tuple[str, ...]
-"""Values of the labels that a rule groups by."""
-
-MOST_GROUPS: Final = 100_000
-"""Groups of a rule that are looked at; what comes beyond them is not."""
-OVERFLOW: Final[Group] = ("\0",)
-"""The group of the alert that counts those above the limit: no text that comes from outside has a NUL."""
-_LONGEST_LABEL: Final = 200
-_TICKS_AN_HOUR: Final = 3600 // TICK_S
 _OPEN_TICKS: Final = OPEN_FOR_S // TICK_S
-
-
-class Watched(msgspec.Struct, frozen=True):
-    """A rule, or a level of a budget, as the engine looks at it."""
-
-    name: str
-    condition: Condition
-    series: int
-    labels: dict[str, str]
-    annotations: dict[str, str]
-    limit: int
-    unit: str
-    within: str
-    """The window or the period, for people."""
-    inhibited_by: int | None = None
-    budget: Budget | None = None
-
-
-class _Figures(msgspec.Struct):
-    """What is in a window of a group."""
-
-    total: int = 0
-    samples: int = 0
-    bins: dict[int, int] = {}
-
-
-class _Series:
-    """The windows of one figure by group; rules that look at the same share them."""
-
-    def __init__(self, measure: Measure, where: Mapping[str, list[str]], group_by: Sequence[str]) -> None:
-        self.measure = measure
-        self.rules: list[int] = []
-        self.groups: dict[Group, _Figures] = {}
-        self.window = 0
-        self.period = ""
-        self.budget = ""
-        """The budget's name, where this is one."""
-        self._group_by = [attrgetter(measure.dimensions[name]) for name in group_by]
-        self._where = [
-            (name, attrgetter(measure.dimensions[name]), {name: patterns}) for name, patterns in where.items()
-        ]
-        self._passes: dict[tuple[str, str], bool] = {}
-        self.open: dict[str, int] = {}
-        """When each open session is forgotten, where this is about silence."""
-
-    def group(self, row: SignalRow) -> Group | None:
-        """The group of a row, None where the rule does not look at it."""
-        for name, get, where in self._where:
-            value = get(row)
-            passes = self._passes.get((name, value))
-            if passes is None:
-                if len(self._passes) >= MOST_GROUPS:
-                    self._passes.clear()
-                passes = self._passes[name, value] = matches(where, name, value)
-            if not passes:
-                return None
-        return tuple([get(row) for get in self._group_by])
-
-    def figures(self, group: Group) -> _Figures:
-        """The window of a group."""
-        found = self.groups.get(group)
-        if found is None:
-            found = self.groups[group] = _Figures()
-        return found
-
-    def tidy(self, group: Group) -> None:
-        """Forget a window that is empty; what was spent is known until its period is over."""
-        if self.period:
-            return
-        figures = self.groups.get(group)
-        if figures is not None and not (figures.total or figures.samples or figures.bins):
-            del self.groups[group]
-
-    def leaves(self, tick: int) -> int:
-        """The tick at which what happened in a tick counts no more."""
-        return tick + 1 + self.window if not self.period else period_of(tick, self.period)[1] + 1
-
 
 _Taker = tuple[int, Callable[[SignalRow], Part | None], Callable[[SignalRow], Group | None] | None, bool]
 """A series that takes rows of a signal: what of a row it adds, to which group (None: there is one), and whether it is
@@ -120,7 +31,7 @@ class _Tick(msgspec.Struct):
     """What happens at a tick: changes of windows by series and group, groups whose period is over, sessions that open
     (since a tick), close (None) or are forgotten (if they were to be then), and who wants to look again."""
 
-    changes: dict[tuple[int, Group], _Figures] = {}
+    changes: dict[tuple[int, Group], Figures] = {}
     over: list[tuple[int, Group]] = []
     opened: list[tuple[int, str, int | None]] = []
     forgotten: list[tuple[int, str]] = []
@@ -158,7 +69,7 @@ class Engine:
         self.untracked = 0
         """Figures of groups beyond `MOST_GROUPS`."""
         self.budgets: list[Budget] = [] if sampled else list(rules.budgets)
-        self._series: list[_Series] = []
+        self._series: list[Series] = []
         self._takers: dict[str, list[_Taker]] = defaultdict(list)
         self._silences: list[int] = []
         self._states: list[dict[Group, State]] = []
@@ -207,7 +118,7 @@ class Engine:
         for budget, group, period_start, amount in spent:
             if budget in budgets and period_of(now - 1, budgets[budget][1].period)[0] == period_start:
                 index, series = budgets[budget]
-                series.groups[group] = _Figures(amount)
+                series.groups[group] = Figures(amount)
                 self._at(series.leaves(period_start)).over.append((index, group))
         self._take(rows, restored=True)
         for rule, group, state in states:
@@ -243,27 +154,13 @@ class Engine:
             if watched.labels["severity"] == severity
         )
 
-    def labels(self, rule: int, group: Group) -> dict[str, str]:
-        """The labels of an alert; values that are too long are cut, and told apart by a hash."""
-        watched = self.watched[rule]
-        labels = {"alertname": watched.name, **watched.labels}
-        if group == OVERFLOW:
-            return labels | {"overflow": "true"}
-        return labels | {
-            name: _label(value) for name, value in zip(self.group_names(rule), group, strict=True) if value
-        }
-
-    def group_names(self, rule: int) -> list[str]:
-        """The labels that a rule groups by."""
-        return self._group_by[rule]
-
     def rule_of(self, name: str, fingerprint_of: str, group: Group | None) -> int | None:
         """Which rule has this name and gives an alert of this group this fingerprint; None where none does."""
         for index, watched in enumerate(self.watched):
             here = OVERFLOW if group is None else group
-            if watched.name != name or (here != OVERFLOW and len(here) != len(self.group_names(index))):
+            if watched.name != name or (here != OVERFLOW and len(here) != len(watched.group_by)):
                 continue
-            if fingerprint(self.labels(index, here)) == fingerprint_of:
+            if fingerprint(watched.labels_of(here)) == fingerprint_of:
                 return index
         return None
 
@@ -278,19 +175,16 @@ class Engine:
                 shared[key] = self._new_series(rule.measure, rule.where, rule.group_by)
                 self._series[-1].window = rule.window // TICK_S
             places[rule.name] = len(self.watched)
-            self._watch(_watched(rule, shared[key], places))
+            self._watch(Watched.rule(rule, shared[key], places.get(rule.inhibited_by or "")))
         for budget in self.budgets:
             series = self._new_series(budget.measure, budget.where, budget.dimensions)
             self._series[-1].period = budget.period
             self._series[-1].budget = budget.name
             for level, severity in budget.levels:
-                self._watch(_level(budget, level, severity, series))
-        self._group_by = [rule.group_by for rule in rules.rules if rule.measure.sampled == sampled] + [
-            budget.dimensions for budget in self.budgets for _ in budget.levels
-        ]
+                self._watch(Watched.level(budget, level, severity, series))
 
     def _new_series(self, measure: Measure, where: Mapping[str, list[str]], group_by: Sequence[str]) -> int:
-        series = _Series(measure, where, group_by)
+        series = Series(measure, where, group_by)
         self._series.append(series)
         index = len(self._series) - 1
         for signal, part in measure.parts.items():
@@ -318,7 +212,7 @@ class Engine:
 
     def _take(self, rows: Iterable[SignalRow], *, restored: bool) -> None:
         """Add rows up by series, tick and group, and schedule what comes of it."""
-        taken: dict[tuple[int, int, Group], _Figures] = {}
+        taken: dict[tuple[int, int, Group], Figures] = {}
         if restored and self._silences:
             rows = sorted(rows, key=lambda row: (row.tick, row.key))  # sessions that open do so before they close
         for row in rows:
@@ -335,16 +229,16 @@ class Engine:
                 place = (index, tick, group)
                 figures = taken.get(place)
                 if figures is None:
-                    figures = taken[place] = _Figures()
+                    figures = taken[place] = Figures()
                 if by_bins:
-                    _add(figures, 0, sum(row.bins.values()), row.bins, 1)
+                    figures.add(0, sum(row.bins.values()), row.bins)
                 else:
                     figures.total += part[0]
                     figures.samples += part[1]
         for (index, tick, group), figures in taken.items():
             self._schedule(index, tick, group, figures, restored=restored)
 
-    def _schedule(self, index: int, tick: int, group: Group, figures: _Figures, *, restored: bool) -> None:
+    def _schedule(self, index: int, tick: int, group: Group, figures: Figures, *, restored: bool) -> None:
         """Let figures of a tick enter their window, and leave it."""
         series, now = self._series[index], self.now
         at, leaves = tick + 1, series.leaves(tick)
@@ -352,7 +246,7 @@ class Engine:
             at = now + 1
             if restored:
                 if leaves >= at and not series.period:
-                    _add(series.figures(group), figures.total, figures.samples, figures.bins, 1)
+                    series.figures(group).add(figures.total, figures.samples, figures.bins)
                     self._change(leaves, (index, group), figures, -1)
                 return
             if leaves <= at:
@@ -395,12 +289,12 @@ class Engine:
             heapq.heappush(self._ticks, tick)
         return found
 
-    def _change(self, tick: int, key: tuple[int, Group], change: _Figures, by: int) -> None:
+    def _change(self, tick: int, key: tuple[int, Group], change: Figures, by: int) -> None:
         changes = self._at(tick).changes
         figures = changes.get(key)
         if figures is None:
-            figures = changes[key] = _Figures()
-        _add(figures, change.total, change.samples, change.bins, by)
+            figures = changes[key] = Figures()
+        figures.add(change.total, change.samples, change.bins, by)
 
     def _touch_at(self, tick: int, index: int, group: Group) -> None:
         self._at(tick).wakes.update((rule, group) for rule in self._series[index].rules)
@@ -408,9 +302,11 @@ class Engine:
     def _look(self, tick: int, found: list[Transition]) -> None:
         what = self._agenda.pop(tick)
         touched: dict[int, set[Group]] = defaultdict(set)
-        for index, group in what.over:  # what is spent in the next period comes after it
+        for index, group in what.over:
             self._series[index].groups.pop(group, None)
             self._touch(touched, index, group)
+        self._evaluate_all(touched, tick, found)  # a level ends with its period, also if the next one begins above it
+        touched.clear()
         for index, session, opened in sorted(what.opened, key=lambda one: one[2] is None):
             self._open_or_close(index, session, opened)
             self._touch(touched, index, ())
@@ -425,23 +321,28 @@ class Engine:
             if series.period:
                 self._spend(index, series, group, change.total, tick - 1)
             elif group in series.groups or len(series.groups) < MOST_GROUPS:
-                _add(series.figures(group), change.total, change.samples, change.bins, 1)
+                series.figures(group).add(change.total, change.samples, change.bins)
             else:
                 self.untracked += 1
             self._touch(touched, index, group)
         for rule, group in what.wakes:
             touched[rule].add(group)
-        for rule in range(len(self.watched)):
-            if groups := touched.get(rule):
-                self._evaluate(rule, groups, tick, touched, found)
+        self._evaluate_all(touched, tick, found)
         for index, group in what.changes:
             self._series[index].tidy(group)
+
+    def _evaluate_all(self, touched: dict[int, set[Group]], tick: int, found: list[Transition]) -> None:
+        """Look at groups of rules, in the order of the rules: those that inhibit others come first."""
+        if touched:
+            for rule in range(len(self.watched)):
+                if groups := touched.get(rule):
+                    self._evaluate(rule, groups, tick, touched, found)
 
     def _touch(self, touched: dict[int, set[Group]], index: int, group: Group) -> None:
         for rule in self._series[index].rules:
             touched[rule].add(group)
 
-    def _spend(self, index: int, series: _Series, group: Group, total: int, tick: int) -> None:
+    def _spend(self, index: int, series: Series, group: Group, total: int, tick: int) -> None:
         if group not in series.groups:
             if len(series.groups) >= MOST_GROUPS:
                 self.untracked += 1
@@ -478,7 +379,7 @@ class Engine:
             moved = moved or what.over
             if what.over and before[0] == "firing":
                 self._told[rule] -= 1
-                found.append(self._transition(rule, group, state, tick, "resolved"))
+                found.append(self._tell(rule, group, state, tick, "resolved"))
             elif what.over:
                 self._suppressed[rule] -= 1
             if what.wake is not None:
@@ -502,7 +403,7 @@ class Engine:
         self._states[rule][group] = state
         self._changed.states[rule, group] = state
         if told:
-            found.append(self._transition(rule, group, state, tick, "firing"))
+            found.append(self._tell(rule, group, state, tick, "firing"))
         if self._report is not None:
             self._report(self.watched[rule], group, tick, state)
 
@@ -512,7 +413,7 @@ class Engine:
         series = self._series[watched.series]
         figures = series.groups.get(group)
         if watched.budget is not None:
-            return _share_spent(watched.budget, 0 if figures is None else figures.total), 1
+            return share_spent(watched.budget, 0 if figures is None else figures.total), 1
         if figures is None:
             return None, 0
         return series.measure.value(figures.total, figures.samples, figures.bins), figures.samples
@@ -531,9 +432,16 @@ class Engine:
         by = self.watched[rule].inhibited_by
         if by is None:
             return False
-        names = dict(zip(self.group_names(rule), group, strict=True))
-        other = self._states[by].get(tuple(names[name] for name in self.group_names(by)))
+        names = dict(zip(self.watched[rule].group_by, group, strict=True))
+        other = self._states[by].get(tuple(names[name] for name in self.watched[by].group_by))
         return other is not None and other.status in ON
+
+    def reason(self, rule: int, group: Group, state: State) -> str:
+        """Why a group is where it is, in a sentence with the numbers."""
+        return reason(self.watched[rule], group, state, self._suppressed[rule])
+
+    def _tell(self, rule: int, group: Group, state: State, tick: int, to: str) -> Transition:
+        return transition(self.watched[rule], group, state, tick, to, self._suppressed[rule])
 
     def _overflow(self, rule: int, tick: int, found: list[Transition]) -> None:
         """Tell once that there are more groups than are told of, and once that there are not."""
@@ -543,171 +451,9 @@ class Engine:
             state = self._states[rule][OVERFLOW] = State(value=float(more), samples=more)
             fire(state, tick, told=True)
             self._changed.states[rule, OVERFLOW] = state
-            found.append(self._transition(rule, OVERFLOW, state, tick, "firing"))
+            found.append(self._tell(rule, OVERFLOW, state, tick, "firing"))
         elif not more and state is not None:
             state.value, state.why = 0.0, Why.OVER
             del self._states[rule][OVERFLOW]
             self._changed.states[rule, OVERFLOW] = None
-            found.append(self._transition(rule, OVERFLOW, state, tick, "resolved"))
-
-    def _transition(self, rule: int, group: Group, state: State, tick: int, to: str) -> Transition:
-        watched = self.watched[rule]
-        labels = self.labels(rule, group)
-        starts = state.starts if state.starts is not None else tick
-        reason = self.reason(rule, group, state)
-        names = dict.fromkeys(self.group_names(rule), "") | labels | {"rule": watched.name, "reason": reason}
-        names |= {"value": in_words(state.value, watched.unit), "samples": f"{state.samples:,}"}
-        names |= {"threshold": in_words(watched.condition.threshold, watched.unit), "window": watched.within}
-        if watched.budget is not None:
-            names |= _budget_names(watched.budget, state.value)
-        if group == OVERFLOW:
-            annotations = {"summary": f"{watched.name}: {reason}"}
-        else:
-            annotations = {name: text.format_map(names) for name, text in watched.annotations.items()}
-        return Transition(
-            rule=watched.name,
-            fingerprint=fingerprint(labels),
-            state=to,
-            labels=labels,
-            annotations=annotations,
-            value=state.value,
-            reason=reason,
-            starts=starts * TICK_US,
-            ends=tick * TICK_US if to == "resolved" else None,
-        )
-
-    def reason(self, rule: int, group: Group, state: State) -> str:
-        """Why a group is where it is, in a sentence with the numbers."""
-        watched = self.watched[rule]
-        if group == OVERFLOW:
-            return f"{self._suppressed[rule]:,} more groups fire; {watched.limit:,} are told of at a time"
-        return _reason_of_budget(watched.budget, state) if watched.budget is not None else _reason(watched, state)
-
-
-def _reason(watched: Watched, state: State) -> str:
-    condition = watched.condition
-    if state.value is None:
-        return f"no data in {watched.within}"
-    value, side = in_words(state.value, watched.unit), "above" if condition.above else "below"
-    of = f"{state.samples:,} {'samples' if state.samples != 1 else 'sample'} in {watched.within}"
-    if state.why is Why.OVER:
-        return f"{value} is no longer {side} {in_words(condition.clear, watched.unit)} ({of})"
-    told = f"{value} is {side} {in_words(condition.threshold, watched.unit)} ({of})"
-    match state.why:
-        case Why.FIRES:
-            return f"{told} for {_span(condition.for_)}" if condition.for_ else told
-        case Why.FEW_SAMPLES:
-            return f"{told}, of fewer samples than {condition.min_samples}"
-        case why:
-            return f"{told}: {why}"
-
-
-def _reason_of_budget(budget: Budget, state: State) -> str:
-    if state.status == "ok":
-        return f"the {budget.period} is over"
-    words = _budget_names(budget, state.value)
-    return f"{words['spent']} of {words['budget']} are spent this {budget.period} ({in_words(state.value, 'share')})"
-
-
-def fingerprint(labels: Mapping[str, str]) -> str:
-    """The identity of a set of labels: 16 hexadecimal digits."""
-    text = "\n".join(f"{name}\0{value}" for name, value in sorted(labels.items()))
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def period_of(tick: int, period: str) -> tuple[int, int]:
-    """The ticks at which the hour, day or month (UTC) around a tick begins and ends."""
-    return _period_of_hour(tick // _TICKS_AN_HOUR, period)
-
-
-@lru_cache(maxsize=1024)
-def _period_of_hour(hour: int, period: str) -> tuple[int, int]:
-    tick = hour * _TICKS_AN_HOUR
-    if period != "month":
-        length = (3600 if period == "hour" else 86_400) // TICK_S
-        return tick - tick % length, tick - tick % length + length
-    moment = datetime.fromtimestamp(tick * TICK_S, UTC)
-    begins = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    ends = (begins + timedelta(days=32)).replace(day=1)
-    return int(begins.timestamp()) // TICK_S, int(ends.timestamp()) // TICK_S
-
-
-def _watched(rule: Rule, series: int, places: Mapping[str, int]) -> Watched:
-    annotations = {"summary": "{rule}: {reason}"} | rule.annotations
-    if rule.runbook is not None:
-        annotations["runbook_url"] = rule.runbook.replace("{", "{{").replace("}", "}}")
-    return Watched(
-        name=rule.name,
-        condition=Condition.of(rule),
-        series=series,
-        labels={"severity": rule.severity, **rule.labels},
-        annotations=annotations,
-        limit=rule.limit,
-        unit=rule.measure.unit,
-        within=_span(rule.window // TICK_S),
-        inhibited_by=places.get(rule.inhibited_by) if rule.inhibited_by is not None else None,
-    )
-
-
-def _level(budget: Budget, level: int, severity: str, series: int) -> Watched:
-    annotations = {"summary": "{rule}: {reason}"} | budget.annotations
-    if budget.runbook is not None:
-        annotations["runbook_url"] = budget.runbook.replace("{", "{{").replace("}", "}}")
-    share = level / 100
-    return Watched(
-        name=budget.name,
-        # reached is enough: the next smaller number is the threshold
-        condition=Condition(threshold=share - 1e-12, clear=share - 1e-12, above=True),
-        series=series,
-        labels={"severity": severity, "level": str(level), **budget.labels},
-        annotations=annotations,
-        limit=budget.limit,
-        unit="share",
-        within=budget.period,
-        budget=budget,
-    )
-
-
-def _share_spent(budget: Budget, spent: int) -> float:
-    return spent / budget.tokens if budget.tokens is not None else spent / MICRO / (budget.cost or 1.0)
-
-
-def _budget_names(budget: Budget, share: float | None) -> dict[str, str]:
-    whole = float(budget.tokens) if budget.tokens is not None else budget.cost or 0.0
-    unit = budget.measure.unit
-    noun = " tokens" if budget.tokens is not None else ""
-    return {
-        "spent": in_words((share or 0.0) * whole, unit) + noun,
-        "budget": in_words(whole, unit) + noun,
-        "period": budget.period,
-    }
-
-
-def _span(ticks: int) -> str:
-    """A length of time as a rules file writes it."""
-    seconds, text = ticks * TICK_S, ""
-    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
-        if seconds >= length:
-            text += f"{seconds // length}{unit}"
-            seconds %= length
-    return text or "0s"
-
-
-def _label(value: str) -> str:
-    if len(value) <= _LONGEST_LABEL:
-        return value
-    digest = hashlib.blake2b(value.encode(), digest_size=4).hexdigest()
-    return f"{value[: _LONGEST_LABEL - 10]}…{digest}"
-
-
-def _add(figures: _Figures, total: int, samples: int, bins: Mapping[int, int], by: int) -> None:
-    figures.total += by * total
-    figures.samples += by * samples
-    if bins:
-        known = figures.bins
-        for place, count in bins.items():
-            left = known.get(place, 0) + by * count
-            if left:
-                known[place] = left
-            else:
-                known.pop(place, None)
+            found.append(self._tell(rule, OVERFLOW, state, tick, "resolved"))

@@ -86,8 +86,8 @@ class State(msgspec.Struct):
 
 
 class Step(NamedTuple):
-    """What follows: `fire` asks to fire (`State.fire` does it), `over` has resolved; `wake` is when to look again
-    though nothing has changed."""
+    """What follows: `fire` asks to fire (the function of that name does it), `over` has resolved; `wake` is a later
+    tick at which to look again though nothing has changed."""
 
     fire: bool = False
     over: bool = False
@@ -100,7 +100,7 @@ _NOTHING: Final = Step()
 def step(condition: Condition, state: State, value: float | None, samples: int, now: int, *, inhibited: bool) -> Step:
     """One look at a group at a tick, with its value (None for no data) of so many samples."""
     state.value, state.samples = value, samples
-    if state.cool_until is not None and now >= state.cool_until and state.status != "pending":
+    if state.cool_until is not None and now >= state.cool_until:
         state.cool_until = None
     if value is None:
         return _without_data(condition, state, now, inhibited)

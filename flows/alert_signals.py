@@ -6,7 +6,7 @@ of the tables. Of a window's rows a measure makes a value and says of how many s
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -30,6 +30,8 @@ OPEN_FOR_S: Final = 3600
 MICRO: Final = 1_000_000
 """Costs and samples are counted in millionths."""
 
+_bins = msgspec.json.Decoder(dict[int, int], strict=False).decode
+
 
 class SignalRow(msgspec.Struct, frozen=True, gc=False):
     """Figures of one tick; `cost` in millionths of a dollar, `bins` a histogram as `flows.fold.bin_of` makes it."""
@@ -43,6 +45,12 @@ class SignalRow(msgspec.Struct, frozen=True, gc=False):
     tokens: int
     cost: int
     bins: dict[int, int]
+
+
+def signal_row(row: tuple[Any, ...]) -> SignalRow:
+    """A row of `slate.alert_signals`, its histogram as JSON."""
+    tick, signal, key, detail, session_id, count, tokens, cost, bins = row
+    return SignalRow(tick, signal, key, detail, session_id, count, tokens, cost, {} if bins == "{}" else _bins(bins))
 
 
 Part = tuple[int, int]

@@ -25,10 +25,12 @@ from connectors.shutdown import Shutdown
 from connectors.sums import TICK_US
 from connectors.webhooks import Receiver, start_couriers, usable
 from connectors.writer import new_owner
-from flows.alert_engine import OVERFLOW, Engine, Group, fingerprint, period_of
+from flows.alert_engine import Engine
 from flows.alert_machine import State
-from flows.alert_rules import SEVERITIES, TICK_S, load
-from flows.alert_signals import MICRO, OPEN_FOR_S, SignalRow
+from flows.alert_rules import SEVERITIES, TICK_S, Budget, load
+from flows.alert_signals import MICRO, OPEN_FOR_S, SignalRow, signal_row
+from flows.alert_windows import Group, period_of
+from flows.alert_words import OVERFLOW, fingerprint
 from flows.fold import USAGE
 
 LATENESS_US: Final = 1_000_000
@@ -40,7 +42,6 @@ _TROUBLE_S: Final = 2.0
 _PRUNE_EVERY_S: Final = 60.0
 
 _log = structlog.get_logger(__name__)
-_bins = msgspec.json.Decoder(dict[int, int], strict=False).decode
 
 
 class LiveRules:
@@ -56,14 +57,11 @@ class LiveRules:
         self._stamp = self._look()
         self.current = load(path)
         self.receivers = usable(settings, self.current.receivers)
+        self.usage_labels = self.current.dimensions_of_usage
+        """The labels of usage that some rule needs."""
         metrics.ALERT_RULES_VALID.set(1)
         names = [receiver.name for receiver in self.receivers]
         _log.info("alert rules", file=str(path), rules=len(self.current.rules), receivers=names or "none is set")
-
-    @property
-    def sessions(self) -> bool:
-        """Whether some rule needs the sessions of usage."""
-        return "session" in self.current.dimensions_of_usage
 
     def receivers_of(self, labels: dict[str, str]) -> list[str]:
         """Names of the receivers that are to be told of an alert, of those that are set."""
@@ -86,7 +84,7 @@ class LiveRules:
         metrics.ALERT_RULES_VALID.set(1)
         if rules == self.current:
             return False
-        self.current, self.receivers = rules, receivers
+        self.current, self.receivers, self.usage_labels = rules, receivers, rules.dimensions_of_usage
         _log.info("other alert rules are in force", rules=len(rules.rules), budgets=len(rules.budgets))
         return True
 
@@ -147,17 +145,25 @@ class Evaluator:
         clock_us = int(self._clock() * 1_000_000)
         orphans: list[StateRow] = []
         if self._engines is None or self._mine != progress[1:5]:
-            self._engines, orphans = self._restored(connection, progress)
+            self._engines, orphans = self._restored(connection, progress, clock_us)
         events, samples = self._engines
+        sampled_until = (clock_us - LATENESS_US) // TICK_US
+        until = None if progress.reached is None else (progress.reached - LATENESS_US) // TICK_US
+        if (
+            self._mine == progress[1:5]
+            and not orphans
+            and not (_is_due(samples, sampled_until) or _is_due(events, until))
+        ):
+            return True  # the lease lasts until the next sample is due
         rows = [signal_row(row) for row in self._store.rows(connection, progress.seen, new=True)]
         for engine in self._engines:
             engine.add(rows)
         found = [_ended(row, events.now, clock_us) for row in orphans if row.status == "firing"]
         budgets = progress.budgets
-        if progress.reached is not None and events.start() is not None:
+        if until is not None and events.start() is not None:
             budgets = self._seed(connection, events, budgets)
-            found += events.advance((progress.reached - LATENESS_US) // TICK_US)
-        found += samples.advance((clock_us - LATENESS_US) // TICK_US)
+            found += events.advance(until)
+        found += samples.advance(sampled_until)
         self._write(connection, found, orphans)
         self._prune(connection, progress, clock_us)
         evaluated, sampled = (None if engine.now is None else engine.now * TICK_US for engine in self._engines)
@@ -167,7 +173,7 @@ class Evaluator:
         return True
 
     def _restored(
-        self, connection: Connection, progress: AlertProgress
+        self, connection: Connection, progress: AlertProgress, clock_us: int
     ) -> tuple[tuple[Engine, Engine], list[StateRow]]:
         """Engines as they were when the last look was committed, and the states of rules that are no more."""
         rules = self._rules.current
@@ -188,7 +194,8 @@ class Evaluator:
             (row.rule, tuple(msgspec.json.decode(row.key)), row.period // TICK_US, row.spent)
             for row in self._store.spent(connection)
         ]
-        for engine, states, now in zip(engines, kept, (progress.evaluated, progress.sampled), strict=True):
+        begins = progress.evaluated, progress.sampled or clock_us - LATENESS_US  # by the clock there is always a now
+        for engine, states, now in zip(engines, kept, begins, strict=True):
             if now is None:
                 engine.add(rows)
             else:
@@ -197,21 +204,11 @@ class Evaluator:
 
     def _seed(self, connection: Connection, engine: Engine, known: list[str]) -> list[str]:
         """Count in what was spent before a budget was there."""
-        now = engine.now
-        assert now is not None  # noqa: S101 - the caller has started it
         identities = {budget.identity: budget for budget in engine.budgets}
         for identity, budget in identities.items():
             if identity not in known:
-                since = period_of(now, budget.period)[0] * TICK_US
-                labels = [*budget.dimensions, *budget.where]
-                found = self._store.spent_before(connection, since, now * TICK_US, labels)
-                engine.seed(
-                    budget.name,
-                    [
-                        SignalRow(now, USAGE, model, user, session, count, int(tokens), int(cost), {})
-                        for model, user, session, count, tokens, cost in found
-                    ],
-                )
+                self._store.forget_spent(connection, budget.name)  # it may have been another's of this name
+                seed(connection, self._store, engine, budget)
         return list(identities)
 
     def _write(self, connection: Connection, found: Sequence[Transition], orphans: Sequence[StateRow]) -> None:
@@ -222,7 +219,7 @@ class Evaluator:
         for engine in self._engines:
             changed = engine.changed()
             for (rule, group), state in changed.states.items():
-                labels = engine.labels(rule, group)
+                labels = engine.watched[rule].labels_of(group)
                 if state is None:
                     gone.append((engine.watched[rule].name, fingerprint(labels)))
                 else:
@@ -257,6 +254,19 @@ class Evaluator:
             metrics.ALERTS_FIRING.labels(severity=severity).set(count)
         metrics.ALERT_LATE.set(self._engines[0].late)
         metrics.ALERT_UNTRACKED.set(self._engines[0].untracked)
+
+
+def seed(connection: Connection, store: AlertStore, engine: Engine, budget: Budget) -> None:
+    """Count in what the tables say was spent of a budget in the current period, up to where an engine is."""
+    now = engine.now
+    assert now is not None  # noqa: S101 - an engine that has not begun has no current period
+    since = period_of(now, budget.period)[0]
+    found = store.spent_before(connection, since * TICK_US, now * TICK_US, [*budget.dimensions, *budget.where])
+    rows = [
+        SignalRow(now, USAGE, model, user, session, count, int(tokens), int(cost), {})
+        for model, user, session, count, tokens, cost in found
+    ]
+    engine.seed(budget.name, rows)
 
 
 def watch_alerts(settings: Settings, rules: LiveRules, shutdown: Shutdown) -> None:
@@ -313,21 +323,23 @@ def _sample(settings: Settings, evaluator: Evaluator, shutdown: Shutdown) -> Non
             with open_connection(settings, "slate-samples") as connection:
                 found = store.positions(connection)
                 silent = max((seconds for _, _, seconds in found if seconds is not None), default=0.0)
-                values = {"rollup_lag": int(silent * MICRO)}
+                store.sample(connection, int(time.time()) // TICK_S, {"rollup_lag": int(silent * MICRO)})
                 waiting, oldest = asyncio.run(backlog(settings, {partition: seq for partition, seq, _ in found}))
-                values |= {"queue_depth": waiting * MICRO, "ingest_lag": int(oldest * MICRO)}
+                values = {"queue_depth": waiting * MICRO, "ingest_lag": int(oldest * MICRO)}
                 store.sample(connection, int(time.time()) // TICK_S, values)
             told = False
         except (psycopg.Error, SlateError) as error:
             if not told:
                 _log.warning("cannot see what waits in the stream", error=str(error).strip())
             told = True
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("no samples are taken: this is a fault of the program")
+            told = True
 
 
-def signal_row(row: tuple[Any, ...]) -> SignalRow:
-    """A row of `slate.alert_signals` as the engine takes it."""
-    tick, signal, key, detail, session_id, count, tokens, cost, bins = row
-    return SignalRow(tick, signal, key, detail, session_id, count, tokens, cost, {} if bins == "{}" else _bins(bins))
+def _is_due(engine: Engine, until: int | None) -> bool:
+    """Whether there is a tick to look at."""
+    return until is not None and (engine.now is None or engine.now < until)
 
 
 def _state(row: StateRow) -> State:
@@ -366,7 +378,8 @@ def _state_row(engine: Engine, rule: int, group: Group, state: State, labels: di
 
 
 def _ended(row: StateRow, now: int | None, clock_us: int) -> Transition:
-    """The end of an alert whose rule is gone."""
+    """The end of an alert whose rule is gone; what was sampled began by the clock, which may be ahead."""
+    starts = row.starts or row.since
     reason = "the rule is gone, or is another one now"
     return Transition(
         rule=row.rule,
@@ -376,6 +389,6 @@ def _ended(row: StateRow, now: int | None, clock_us: int) -> Transition:
         annotations={"summary": f"{row.rule}: {reason}"},
         value=row.value,
         reason=reason,
-        starts=row.starts or row.since,
-        ends=clock_us if now is None else now * TICK_US,
+        starts=starts,
+        ends=max(starts, clock_us if now is None else now * TICK_US),
     )

@@ -19,15 +19,16 @@ from connectors.postgres import as_slate_error
 from connectors.settings import Settings
 from connectors.sql import read
 from connectors.sums import TICK_US
-from flows.alert_engine import Engine, Group, Watched, period_of
+from flows.alert_engine import Engine
 from flows.alert_machine import State, Why
 from flows.alert_rules import TICK_S, Rules
-from flows.alert_signals import OPEN_FOR_S, SignalRow
-from flows.alerts import signal_row
-from flows.fold import INGEST_DELAY, USAGE
+from flows.alert_signals import OPEN_FOR_S, SignalRow, signal_row
+from flows.alert_windows import Group
+from flows.alert_words import Watched
+from flows.alerts import seed
+from flows.fold import INGEST_DELAY
 
 _CHUNK: Final = 20_000
-_ABSENT: Final = frozenset({INGEST_DELAY})
 
 Progress = Callable[[int, datetime], None]
 """Hears how many figures were looked at, and up to when."""
@@ -89,7 +90,7 @@ def backtest(
         raise as_slate_error(error) from None
 
 
-def replay(rules: Rules, rows: Iterable[SignalRow], until: int, engine: Engine) -> Iterator[Transition]:
+def replay(engine: Engine, rows: Iterable[SignalRow], until: int) -> Iterator[Transition]:
     """Run an engine over rows in the order of their ticks, up to a tick."""
     rows = iter(rows)
     while chunk := list(islice(rows, _CHUNK)):
@@ -110,7 +111,8 @@ def _backtest(
     engine = Engine(rules, report=lambda *what: _hold(holds, since, *what))
     begin = _tick(since) - max(rules.longest_window_s, OPEN_FOR_S) // TICK_S  # windows are full when it counts
     engine.restore(begin, (), (), ())
-    _seed(connection, settings, engine, rules, begin)
+    for budget in rules.budgets:
+        seed(connection, AlertStore(settings, ""), engine, budget)
     counted = 0
 
     def rows() -> Iterator[SignalRow]:
@@ -131,32 +133,15 @@ def _backtest(
                     progress(counted, datetime.fromtimestamp(found.tick * TICK_S, since.tzinfo))
                 yield found
 
-    transitions = list(replay(rules, rows(), _tick(until), engine))
+    transitions = list(replay(engine, rows(), _tick(until)))
     kept = [one for one in transitions if (one.ends or one.starts) >= _tick(since) * TICK_US]
     return Backtest(
         episodes=episodes(kept, since),
         holds=sorted(holds.values(), key=lambda hold: (hold.rule, -hold.looks)),
-        absent=[rule.name for rule in rules.rules if not set(rule.measure.parts) - _ABSENT or rule.measure.sampled],
+        absent=[rule.name for rule in rules.rules if rule.measure.sampled or INGEST_DELAY in rule.measure.parts],
         figures=counted,
         transitions=kept,
     )
-
-
-def _seed(
-    connection: psycopg.Connection[tuple[Any, ...]], settings: Settings, engine: Engine, rules: Rules, begin: int
-) -> None:
-    """What was spent in the periods in which it begins."""
-    store = AlertStore(settings, "")
-    for budget in rules.budgets:
-        since = period_of(begin, budget.period)[0]
-        found = store.spent_before(connection, since * TICK_US, begin * TICK_US, [*budget.dimensions, *budget.where])
-        engine.seed(
-            budget.name,
-            [
-                SignalRow(begin, USAGE, model, user, session, count, int(tokens), int(cost), {})
-                for model, user, session, count, tokens, cost in found
-            ],
-        )
 
 
 def episodes(transitions: Sequence[Transition], since: datetime) -> list[Episode]:

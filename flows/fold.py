@@ -8,7 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -16,7 +16,7 @@ import structlog
 from ddsketch.mapping import LogarithmicMapping
 
 from connectors.settled import CallChange, SettledBatch
-from connectors.sums import MINUTE_US, TICK_US, Counted, SignalKey, Sums, Window
+from connectors.sums import MINUTE_US, TICK_US, Counted, SignalKey, Sums, Totals, Window, add_window
 from flows import rows
 from flows.events import Kind, Refused, parse_subject
 from flows.validate import validate
@@ -45,11 +45,8 @@ _DAY_US: Final = 86_400_000_000
 _TICKS_A_MINUTE: Final = MINUTE_US // TICK_US
 _TICKS_A_DAY: Final = _DAY_US // TICK_US
 _MICRO: Final = Decimal("0.000001")
-_USAGE_LABELS: Final = 3
 _mapping = LogarithmicMapping(RELATIVE_ACCURACY)
 _time_of = itemgetter(3)
-K = TypeVar("K")
-
 _log = structlog.get_logger(__name__)
 
 
@@ -135,10 +132,7 @@ def _fold_usage(sums: Sums, found: Any, *, sessions: bool) -> None:
             total[0] += prompt
             total[1] += completion
             total[2] += cost
-        place = (ts // TICK_US, USAGE, model, _user(user), session_id if sessions else "")
-        figures = signals.get(place)
-        if figures is None:
-            figures = signals[place] = Window()
+        figures = _figures(signals, ts, USAGE, model, _user(user), session_id if sessions else "")
         figures.count += 1
         figures.tokens_prompt += prompt
         figures.tokens_completion += completion
@@ -185,39 +179,35 @@ def _fold_delays(sums: Sums, settled: SettledBatch) -> None:
         figures.bins[place] = figures.bins.get(place, 0) + 1
 
 
-def fold_up(sums: Sums, needed: Collection[str] = ("model", "user", "session")) -> None:
-    """Add days and windows of a minute, from the ticks in them: once for all batches of a write.
+def fold_up(sums: Sums, usage_labels: Collection[str]) -> Totals:
+    """What the sums of all batches of a transaction come to: days, windows of a minute, and figures for alert rules.
 
-    Of usage those labels are kept for alert rules that some rule needs.
+    Of usage, those figures have the labels of `usage_labels` only: what no rule needs would make a row of its own.
     """
-    windows = sums.windows
-    usage: dict[SignalKey, Window] = {}
-    for (tick, signal, key, detail, session_id), figures in sums.signals.items():
+    totals = Totals(usage=sums.usage)
+    windows, calls, events, signals = totals.windows, totals.calls, totals.events, totals.signals
+    by_model, by_user = "model" in usage_labels, "user" in usage_labels
+    for place, figures in sums.signals.items():
+        tick, signal, key, detail, session_id = place
         minute = tick // _TICKS_A_MINUTE
         if signal == USAGE:
-            _add_to(windows, (minute, USAGE_BY_MODEL, key, ""), figures)
-            _add_to(windows, (minute, USAGE_BY_USER, detail, ""), figures)
-            model, user = key if "model" in needed else "", detail if "user" in needed else ""
-            _add_to(usage, (tick, USAGE, model, user, session_id), figures)
-        elif signal == CALLS:
-            total = sums.calls.setdefault((tick // _TICKS_A_DAY, key), [0, 0])
+            add_window(windows, (minute, USAGE_BY_MODEL, key, ""), figures)
+            add_window(windows, (minute, USAGE_BY_USER, detail, ""), figures)
+            needed = (tick, USAGE, key if by_model else "", detail if by_user else "", session_id)
+            add_window(signals, needed, figures)
+            continue
+        signals[place] = figures
+        if signal == CALLS:
+            total = calls.setdefault((tick // _TICKS_A_DAY, key), [0, 0])
             total[detail == "failed"] += figures.count
-            _add_to(windows, (minute, CALLS, key, detail), figures)
+            add_window(windows, (minute, CALLS, key, detail), figures)
         elif signal == EVENTS:
             day = (tick // _TICKS_A_DAY, key)
-            sums.events[day] = sums.events.get(day, 0) + figures.count
-            _add_to(windows, (minute, EVENTS, key, ""), figures)
+            events[day] = events.get(day, 0) + figures.count
+            add_window(windows, (minute, EVENTS, key, ""), figures)
         elif signal in (DEAD_LETTERS, INGEST_DELAY):
-            _add_to(windows, (minute, signal, key, ""), figures)
-    if len(needed) < _USAGE_LABELS:
-        sums.signals = {place: figures for place, figures in sums.signals.items() if place[1] != USAGE} | usage
-
-
-def _add_to(windows: dict[K, Window], place: K, figures: Window) -> None:
-    window = windows.get(place)
-    if window is None:
-        window = windows[place] = Window()
-    window.add(figures)
+            add_window(windows, (minute, signal, key, ""), figures)
+    return totals
 
 
 @lru_cache(maxsize=65_536)

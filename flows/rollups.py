@@ -24,12 +24,9 @@ def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
     source = SettledSource(settings, "rollups", RollupProgress(settings, shutdown), shutdown)
     flow = Dataflow("rollups")
     settled = op.input("read_settled", flow, source)
-    counted = op.map("fold", settled, lambda batch: fold(batch, sessions=rules.sessions))
-    op.output(
-        "write_rollups",
-        counted,
-        RollupSink(settings, shutdown, lambda sums: fold_up(sums, rules.current.dimensions_of_usage)),
-    )
+    counted = op.map("fold", settled, lambda batch: fold(batch, sessions="session" in rules.usage_labels))
+    sink = RollupSink(settings, shutdown, lambda sums: fold_up(sums, rules.usage_labels))
+    op.output("write_rollups", counted, sink)
     watch_drift(settings, shutdown)
     watch_alerts(settings, rules, shutdown)
     send_windows(settings, shutdown)

@@ -7,11 +7,9 @@ SELECT
     a.state,
     a.labels,
     a.annotations,
-    a.value,
     a.reason,
     a.starts_at AS starts,
-    a.ends_at AS ends,
-    d.attempts
+    a.ends_at AS ends
 FROM slate.alert_deliveries AS d
 INNER JOIN slate.alerts AS a ON d.alert = a.id
 LEFT JOIN slate.alert_states AS s

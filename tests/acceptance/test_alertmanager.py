@@ -22,8 +22,9 @@ from connectors.shutdown import Shutdown
 from connectors.webhooks import Poster
 from deploy.embedded import free_port
 from deploy.processes import kill_tree, spawn, tail
-from flows.alert_engine import Engine, fingerprint
+from flows.alert_engine import Engine
 from flows.alert_rules import load
+from flows.alert_words import fingerprint
 from tests.support.programs import need_program
 from tests.support.receiver import Receiver
 from tests.support.shapes import SHAPES
@@ -210,8 +211,8 @@ def test_labels_of_every_rule_are_valid_whatever_users_call_things(alertmanager:
     @given(name=names)
     def check(name: str) -> None:
         for engine in engines:
-            for index, watched in enumerate(engine.watched):
-                labels = engine.labels(index, tuple(name for _ in engine.group_names(index)))
+            for watched in engine.watched:
+                labels = watched.labels_of(tuple(name for _ in watched.group_by))
                 told = {"labels": labels, "annotations": {"summary": name}, "startsAt": "2026-03-01T00:00:00Z"}
                 request = webhooks.Request(f"{alertmanager.url}/api/v2/alerts", json.dumps([told]).encode())
                 assert poster.post(request).state == "delivered", (watched.name, labels)

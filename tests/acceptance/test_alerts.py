@@ -24,10 +24,11 @@ from flows.backtest import Backtest, backtest
 from realtime.bench_mix import bench_mix
 from realtime.simulated import SimulatedEvent
 from realtime.traces import read, usage_events
-from tests.acceptance.test_rollups import TRACE, counted
 from tests.support.npm import installed
 from tests.support.receiver import Answer, Receiver
+from tests.support.rollups import counted
 from tests.support.stack import connect
+from tests.support.trace import TRACE, needs_trace
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 from tests.support.worker import Worker
@@ -281,7 +282,7 @@ def test_looking_back_at_a_week_tells_what_was_told_live(
     assert assert_live_equals_backtest(settings, database) > messages / 1000
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason="the trace of ../shared/data is not here")
+@needs_trace
 def test_looking_back_at_a_real_trace_tells_what_was_told_live(
     settings: Settings, database: psycopg.Connection, tmp_path: Path
 ) -> None:
@@ -295,12 +296,38 @@ def test_a_spike_is_told_within_ten_seconds(settings: Settings, database: psycop
     fine = {"name": "f", "status": "success"}
     with Receiver() as receiver:
         environment = {"SLATE_ALERT_WEBHOOK_URL": receiver.url}
-        with Worker(settings), Worker(settings, flow="flows.rollups", environment=environment):
+        with Worker(settings), Worker(settings, flow="flows.rollups", environment=environment) as rollups:
             with Traffic(settings, rate=50, events=_calls(fine, 50)):
                 pass
             eventually(lambda: counted(database) == 50, 20)
             with Traffic(settings, rate=50, events=_calls({"name": "f", "status": "failed"}, 300)):
                 eventually(lambda: receiver.received, 10, what="the spike is told")
+            metrics = rollups.metrics()
+            assert metrics["spark_alerts_firing{severity=warning}"] == 1
+            assert metrics["spark_alert_transitions_total{state=firing}"] == 1
+            assert metrics["spark_alert_rules_valid"] == 1
+            assert metrics["spark_alert_evaluated_timestamp_seconds"] > time.time() - 20
+
+
+def test_an_ingest_that_stands_still_is_told_although_event_time_stands_still_with_it(
+    settings: Settings, database: psycopg.Connection, tmp_path: Path
+) -> None:
+    text = '[[rules]]\nname = "{0}"\nsignal = "{0}"\nwindow = "20s"\nabove = {1}\n'
+    settings = with_rules(settings, tmp_path, text.format("ingest_lag", 5) + text.format("queue_depth", 40))
+    fired = "SELECT count(*) FROM slate.alert_states WHERE status = 'firing'"
+    with Worker(settings) as ingest, Worker(settings, flow="flows.rollups"):
+        with Traffic(settings, rate=500, events=_calls({"name": "f", "status": "success"}, 30)):
+            pass
+        eventually(lambda: counted(database) == 30, 20)
+        ingest.kill()
+        with Traffic(settings, rate=500, events=_calls({"name": "f", "status": "failed"}, 50)):
+            pass
+        eventually(lambda: one(database, fired) == 2, 60, what="both are told")
+        row = database.execute("SELECT reason FROM slate.alerts WHERE rule = 'queue_depth'").fetchone()
+        assert row is not None
+        assert row[0].startswith("50 is above 40 (")
+        ingest.start()
+        eventually(lambda: one(database, fired) == 0, 60, what="both are over")
 
 
 def _calls(fields: dict[str, str], count: int) -> Iterator[SimulatedEvent]:
@@ -322,11 +349,9 @@ def test_signatures_verify_with_the_library_for_node(tmp_path: Path) -> None:
         state="firing",
         labels={"alertname": "r", "severity": "critical", "function": "größer ≠ \u2028"},
         annotations={},
-        value=0.5,
         reason="because",
         starts=datetime(2026, 3, 1, tzinfo=UTC),
         ends=None,
-        attempts=0,
     )
     request = receiver.request(alert, datetime.now(UTC))
     body = request.body.decode()

@@ -24,13 +24,13 @@ from realtime.bench_mix import bench_mix
 from realtime.simulated import SimulatedEvent
 from realtime.traces import read, usage_events
 from tests.support.history import history
-from tests.support.rollups import window_differences
+from tests.support.rollups import counted, window_differences
 from tests.support.stack import connect
+from tests.support.trace import TRACE, needs_trace
 from tests.support.traffic import Traffic, last_sequence
 from tests.support.waiting import eventually
 from tests.support.worker import Worker
 
-TRACE = Path(__file__).parents[3] / "shared" / "data" / "azure-llm-2023" / "code.csv"
 DAYS = 3
 
 
@@ -38,11 +38,6 @@ DAYS = 3
 def database(settings: Settings) -> Iterator[psycopg.Connection]:
     with connect(settings) as connection:
         yield connection
-
-
-def counted(database: psycopg.Connection) -> int:
-    row = database.execute("SELECT coalesce(sum(read), 0)::bigint FROM slate.rollup_progress").fetchone()
-    return int(row[0]) if row else 0
 
 
 def stored(database: psycopg.Connection) -> int:
@@ -227,7 +222,7 @@ def test_what_comes_late_is_counted_and_said_to_be_late(settings: Settings, data
         assert rollups.metrics()["spark_rollup_late_total"] == row[0]
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason="the trace of ../shared/data is not here")
+@needs_trace
 def test_tokens_per_minute_of_a_real_trace_equal_those_of_its_file(
     settings: Settings, database: psycopg.Connection
 ) -> None:

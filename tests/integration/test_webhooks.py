@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 from structlog.testing import capture_logs
@@ -23,7 +24,7 @@ from connectors.receivers import ReceiverModel
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.webhooks import Alert, Courier, Poster, Request
-from flows.alert_engine import fingerprint
+from flows.alert_words import fingerprint
 from tests.support.receiver import Answer, Receiver
 from tests.support.shapes import SHAPES
 from tests.support.stack import connect
@@ -104,11 +105,9 @@ def alert(**more: Any) -> Alert:
         "state": "firing",
         "labels": {"alertname": "function-errors", "severity": "critical", "function": "f"},
         "annotations": {"summary": "f: 12 % failed", "runbook_url": "https://example.com/run"},
-        "value": 0.12,
         "reason": "12 % is above 5 %",
         "starts": datetime(2026, 3, 1, tzinfo=UTC),
         "ends": None,
-        "attempts": 0,
     }
     return Alert(**(told | more))
 
@@ -217,6 +216,54 @@ def test_what_a_receiver_refuses_is_kept_with_its_words_and_stops_nothing(
     assert row == ("400", 1)
 
 
+def test_what_a_receiver_says_is_kept_as_far_as_it_can_be_and_in_no_metric(
+    settings: Settings, database: psycopg.Connection
+) -> None:
+    queue(settings, [decided(1), decided(2)], "w")
+    said = Answer(422, body=b"no\0 \xff" + b"x" * 9000)
+    with Receiver(said, OK) as receiver, delivering(settings, receiver_of("webhook", receiver.url)):
+        eventually(lambda: states(database) == ["refused", "delivered"])
+    row = database.execute("SELECT error FROM slate.alert_deliveries WHERE state = 'refused'").fetchone()
+    assert row is not None
+    assert row[0].startswith("422 no \ufffdxxx")
+    assert len(row[0]) < 600
+
+
+@pytest.mark.usefixtures("quick")
+def test_metrics_count_what_waits_and_name_reasons_of_few_kinds(
+    settings: Settings, database: psycopg.Connection
+) -> None:
+    def metric(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, {"receiver": "metered", **labels}) or 0.0
+
+    queue(settings, [decided(number) for number in range(3)], "metered")
+    answers = Answer(503, body=b"try later, dear w"), Answer(None), OK
+    with Receiver(*answers) as receiver, delivering(settings, receiver_of("webhook", receiver.url, name="metered")):
+        eventually(lambda: metric("spark_alert_delivery_failures_total", reason="503") == 1)
+        assert metric("spark_alert_pending_deliveries") == 3
+        eventually(lambda: states(database, "metered") == ["delivered"] * 3)
+        eventually(lambda: metric("spark_alert_pending_deliveries") == 0)
+    assert metric("spark_alert_deliveries_total", state="delivered") == 3
+    assert metric("spark_alert_delivery_failures_total", reason="ReadTimeout") == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_courier_survives_what_nobody_thought_of(
+    settings: Settings, database: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post, times = Poster.post, iter([True])
+
+    def failing(poster: Poster, request: Request) -> webhooks.Outcome:
+        if next(times, False):
+            raise RuntimeError("nobody thought of it")
+        return post(poster, request)
+
+    monkeypatch.setattr(Poster, "post", failing)
+    queue(settings, [decided(1)], "w")
+    with Receiver() as receiver, delivering(settings, receiver_of("webhook", receiver.url)):
+        eventually(lambda: states(database) == ["delivered"])
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_receiver_that_is_dead_delays_no_other(settings: Settings, database: psycopg.Connection) -> None:
     queue(settings, [decided(number) for number in range(20)], "dead", "hangs", "w")
@@ -308,7 +355,7 @@ def test_no_redirect_is_followed_into_a_private_network(address: str) -> None:
     with Receiver(Answer(307, {"location": "https://metadata.example/"})) as receiver:
         outcome = post(receiver.url, [address])
         assert outcome.state == "refused"
-        assert "private network" in (outcome.error or "")
+        assert "private network" in outcome.detail
 
 
 def test_a_redirect_is_followed_where_it_is_allowed_to_the_address_that_was_checked() -> None:
@@ -333,14 +380,14 @@ def test_other_redirects_are_refused(answer: Answer, error: str) -> None:
     with Receiver(answer) as receiver:
         outcome = post(receiver.url, ["93.184.215.14"])
         assert outcome.state == "refused"
-        assert error in (outcome.error or "")
+        assert error in f"{outcome.reason} {outcome.detail}"
 
 
 def test_a_receiver_that_sends_itself_in_circles_is_refused() -> None:
     with Receiver() as receiver:
         receiver.then(Answer(307, {"location": receiver.url}))
         outcome = post(receiver.url, ["127.0.0.1"], allow_private_redirects=True)
-        assert outcome == webhooks.Outcome("refused", "too many redirects")
+        assert outcome == webhooks.Outcome("refused", "redirect", "too many of them")
 
 
 def test_a_courier_waits_for_a_database_that_is_away(settings: Settings) -> None:

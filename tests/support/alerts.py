@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from connectors.alerts import Transition
-from flows.alert_engine import OVERFLOW, Engine, Group
+from flows.alert_engine import Engine
 from flows.alert_machine import State
 from flows.alert_rules import Rules, parse
 from flows.alert_signals import SignalRow
+from flows.alert_windows import Group
 from flows.fold import quantile
 
 HOUR = 1800
@@ -131,4 +132,4 @@ def expected(rule: Any, value: Value, rows: Sequence[SignalRow], ticks: range) -
     return decided
 
 
-__all__ = ["HOUR", "OVERFLOW", "Memory", "call", "error_rate", "event", "expected", "p95", "rules", "told", "usage"]
+__all__ = ["HOUR", "Memory", "call", "error_rate", "event", "expected", "p95", "rules", "told", "usage"]

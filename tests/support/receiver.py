@@ -39,6 +39,7 @@ class Answer:
 
     status: int | None = 200
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 class Receiver:
@@ -114,5 +115,6 @@ class Receiver:
         handler.send_response(answer.status)
         for name, value in answer.headers.items():
             handler.send_header(name, value)
-        handler.send_header("content-length", "0")
+        handler.send_header("content-length", str(len(answer.body)))
         handler.end_headers()
+        handler.wfile.write(answer.body)

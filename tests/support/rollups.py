@@ -52,6 +52,8 @@ _WINDOWS = """
 """
 
 
+USAGE_LABELS = ("model", "user", "session")
+"""All labels that usage has for alert rules."""
 _SIGNALS = """
     SELECT (extract(epoch FROM at) / 2)::bigint, signal, key, detail, session_id, count, tokens, cost, bins::text
     FROM slate.alert_signals WHERE signal <> 'ingest_delay'
@@ -79,7 +81,7 @@ class Pipeline:
 
     def new_worker(self) -> None:
         """Forget everything that a rollups worker holds in memory, as kill -9 does."""
-        self.rollups = RollupWriter(self.settings, Shutdown(), fold_up)
+        self.rollups = RollupWriter(self.settings, Shutdown(), lambda sums: fold_up(sums, USAGE_LABELS))
         self._stack.callback(self.rollups.close)
 
     def publish(self, partition: int, message: NatsSourceMessage) -> None:
@@ -143,6 +145,12 @@ def window_differences(
     found = {row[:5]: row[5:] for row in connection.execute(_WINDOWS.encode())}
     keys = wanted.keys() | found.keys()
     return [(key, found.get(key), wanted.get(key)) for key in keys if found.get(key) != wanted.get(key)]
+
+
+def counted(connection: psycopg.Connection) -> int:
+    """How many messages are counted."""
+    row = connection.execute("SELECT coalesce(sum(read), 0)::bigint FROM slate.rollup_progress").fetchone()
+    return int(row[0]) if row else 0
 
 
 def signal_differences(connection: psycopg.Connection) -> list[tuple[Any, ...]]:
