@@ -1,5 +1,6 @@
 """Waiting for something that another process does."""
 
+import asyncio
 from collections.abc import Callable
 from time import monotonic, sleep
 from typing import TypeVar
@@ -34,3 +35,14 @@ def eventually(condition: Callable[[], T], timeout: float = 10.0, *, what: str =
                 f"last: {failure or result!r}"
             ) from failure
         sleep(_PAUSE_S)
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """As `eventually`, where the loop must go on meanwhile.
+
+    Raises:
+        TimeoutError: it stayed false.
+    """
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - of another process or thread
+            await asyncio.sleep(_PAUSE_S)
