@@ -43,6 +43,15 @@ def _variable(field: FieldInfo) -> str:
     return str(field.validation_alias.choices[0])
 
 
+def _check_encrypted(url: str, scheme: str, why: str) -> None:
+    parts = urlsplit(url)
+    plain = scheme.removesuffix("s")
+    if parts.hostname is None or parts.scheme not in (plain, scheme):
+        raise ValueError(f"must be {scheme}://host/path")
+    if parts.scheme == plain and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError(f"must be {scheme}:// except to this machine: {why}")
+
+
 class Settings(BaseSettings):
     """All settings, each with its default, unit and environment variable."""
 
@@ -67,6 +76,78 @@ class Settings(BaseSettings):
     redis_host: str | None = Field(None, validation_alias=_env("REDIS_HOST"), description="Redis or Valkey")
     redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         6379, validation_alias=_env("REDIS_PORT"), description="its port"
+    )
+
+    unity_mcp_url: str | None = Field(
+        None,
+        validation_alias=_env("UNITY_MCP_URL"),
+        description="Unity MCP server; https, or http to this machine",
+    )
+    unity_mcp_token: SecretStr | None = Field(
+        None, validation_alias=_env("UNITY_MCP_TOKEN"), description="sent to it as a Bearer token and as X-API-Key"
+    )
+    unity_instance: Annotated[str, Field(pattern=r"^[^@]{1,200}@[0-9A-Za-z]{1,64}$")] | None = Field(
+        None,
+        validation_alias=_env("SLATE_UNITY_INSTANCE"),
+        description="project, `Name@hash`, of sessions that name none; needed where several editors are open",
+    )
+    build_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        1800.0,
+        validation_alias=_env("SLATE_BUILD_TIMEOUT"),
+        description="when a build of a game counts as timed out, seconds",
+    )
+    openai_key: SecretStr | None = Field(
+        None, validation_alias=_env("OPENAI_REALTIME_API_KEY"), description="key of the OpenAI Realtime API"
+    )
+    openai_url: str | None = Field(
+        None,
+        validation_alias=_env("SLATE_OPENAI_URL"),
+        description="another address of that API, `wss://host/v1`; `ws://` to this machine only",
+    )
+    mode: Literal["creative", "deterministic", "hybrid"] = Field(
+        "hybrid", validation_alias=_env("SPARK_SONNET_MODE"), description="mode of sessions that name none"
+    )
+    jwt_secret: SecretStr | None = Field(
+        None, validation_alias=_env("SLATE_JWT_SECRET"), description="key of users' tokens (HS256), 32 bytes or more"
+    )
+    jwt_jwks_url: str | None = Field(
+        None,
+        validation_alias=_env("SLATE_JWT_JWKS_URL"),
+        description="or where the public keys of their issuer are; https, or http to this machine",
+    )
+    jwt_issuer: str = Field(
+        "spark", validation_alias=_env("SLATE_JWT_ISSUER"), description="what `iss` of users' tokens must be"
+    )
+    jwt_audience: str = Field(
+        "spark", validation_alias=_env("SLATE_JWT_AUDIENCE"), description="what `aud` of users' tokens must be"
+    )
+    quota_tokens: Annotated[int, Field(ge=0)] = Field(
+        100_000,
+        validation_alias=_env("SLATE_QUOTA_TOKENS"),
+        description="tokens that a user may use in a month (UTC); 0 is any number",
+    )
+    quota_inputs: Annotated[int, Field(ge=0)] = Field(
+        100, validation_alias=_env("SLATE_QUOTA_INPUTS"), description="inputs of a user in 24 hours; 0 is any number"
+    )
+    quota_sessions: Annotated[int, Field(ge=0)] = Field(
+        1, validation_alias=_env("SLATE_QUOTA_SESSIONS"), description="sessions of a user at a time; 0 is any number"
+    )
+    frames_url: str | None = Field(
+        None,
+        validation_alias=_env("SLATE_FRAMES_URL"),
+        description="where previews are kept: `file:///directory`, or `https://host/prefix` that takes PUT; "
+        "`frames` below SLATE_DIR unless it is set",
+    )
+    frames_token: SecretStr | None = Field(
+        None, validation_alias=_env("SLATE_FRAMES_TOKEN"), description="Bearer token for that address"
+    )
+    spill_dir: Path | None = Field(
+        None,
+        validation_alias=_env("SLATE_SPILL_DIR"),
+        description="where sessions keep events until NATS has them; `spill` below SLATE_DIR unless it is set",
+    )
+    spill_max_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
+        1 << 30, validation_alias=_env("SLATE_SPILL_MAX_BYTES"), description="how much of that there may be, bytes"
     )
 
     dir: Path = Field(
@@ -199,11 +280,21 @@ class Settings(BaseSettings):
     @classmethod
     def _analytics_scheme(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None:
-            parts = urlsplit(url.get_secret_value())
-            if parts.hostname is None or parts.scheme not in ("http", "https"):
-                raise ValueError("must be https://host/path")
-            if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-                raise ValueError("must be https:// except to this machine: windows hold the figures of users")
+            _check_encrypted(url.get_secret_value(), "https", "windows hold the figures of users")
+        return url
+
+    @field_validator("unity_mcp_url")
+    @classmethod
+    def _unity_scheme(cls, url: str | None) -> str | None:
+        if url is not None:
+            _check_encrypted(url, "https", "calls hold the user's code and our token")
+        return url
+
+    @field_validator("openai_url")
+    @classmethod
+    def _openai_scheme(cls, url: str | None) -> str | None:
+        if url is not None:
+            _check_encrypted(url, "wss", "it gets our key")
         return url
 
     @field_validator("analytics_secret")
@@ -257,6 +348,16 @@ class Settings(BaseSettings):
         if self.db_password is not None:
             arguments["password"] = self.db_password.get_secret_value()
         return arguments | more
+
+    @property
+    def spill_directory(self) -> Path:
+        """Where events wait for NATS."""
+        return self.spill_dir or self.dir / "spill"
+
+    @property
+    def frame_store_url(self) -> str:
+        """Where pictures of previews are kept."""
+        return self.frames_url or (self.dir.absolute() / "frames").as_uri()
 
     @property
     def alert_rules_file(self) -> Path:

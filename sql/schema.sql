@@ -1389,6 +1389,8 @@ CREATE INDEX spark_telemetry_ts ON public.spark_telemetry USING btree (ts);
 
 CREATE INDEX spark_usage_ts ON public.spark_usage USING btree (ts);
 
+CREATE INDEX spark_usage_user_ts ON public.spark_usage USING btree (user_id, ts) WHERE (user_id IS NOT NULL);
+
 CREATE INDEX alert_deliveries_alert ON slate.alert_deliveries USING btree (alert);
 
 CREATE INDEX alert_deliveries_pending ON slate.alert_deliveries USING btree (receiver, alert) WHERE (state = 'pending'::text);

@@ -18,6 +18,8 @@ CONTRACT = {
     "SLATE_DB_USER": ("db_user", "someone"),
     "REDIS_HOST": ("redis_host", "redis.example"),
     "REDIS_PORT": ("redis_port", 6380),
+    "UNITY_MCP_URL": ("unity_mcp_url", "https://unity.example/mcp"),
+    "SPARK_SONNET_MODE": ("mode", "creative"),
 }
 SECRET = "hunter2-of-the-test"
 
@@ -38,8 +40,9 @@ def test_the_contracts_variables_are_read(
 
 def test_every_variable_is_the_contracts_or_begins_with_slate() -> None:
     names = set(variables().values())
-    assert names >= {*CONTRACT, "SLATE_DB_PASSWORD", "NATS_URL"}
-    assert all(name in CONTRACT or name == "NATS_URL" or name.startswith("SLATE_") for name in names)
+    secret = {"NATS_URL", "SLATE_DB_PASSWORD", "UNITY_MCP_TOKEN", "OPENAI_REALTIME_API_KEY"}
+    assert names >= {*CONTRACT, *secret}
+    assert all(name in CONTRACT or name in secret or name.startswith("SLATE_") for name in names)
 
 
 def test_every_setting_says_what_it_is() -> None:
