@@ -16,6 +16,7 @@ import pytest
 from connectors.settings import Settings
 from deploy.processes import variables
 from deploy.servers import NatsServer, PostgresServer, ValkeyServer
+from deploy.unity_mcp import UnityMcpServer, install
 from tests.support.stack import Stack
 
 R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
@@ -63,6 +64,22 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def unity_mcp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnityMcpServer]:
+    """The real Unity MCP server, in an environment of its own that is made on first use."""
+    install()
+    server = UnityMcpServer(tmp_path_factory.mktemp("unity-mcp"), resolve_wait_s=2.0)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def unity_mcp(unity_mcp_server: UnityMcpServer) -> UnityMcpServer:
+    """It runs, whatever an earlier test did to it."""
+    unity_mcp_server.start()
+    return unity_mcp_server
 
 
 @pytest.fixture(scope="session")
