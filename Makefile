@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install up test check format lock schema bench chaos clean
+.PHONY: help install up demo test check format lock schema bench chaos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ install: .venv/.installed ## the environment in .venv, every package pinned by h
 
 up: install ## servers, schema, worker, sample traffic and a live view; Ctrl-C stops everything
 	@$(BIN)/slate up
+
+demo: install ## as up, but events come of demo sessions through the real Unity MCP server
+	@$(BIN)/slate demo
 
 test: install ## the whole test suite
 	$(BIN)/python -m pytest -m "not chaos"

@@ -16,6 +16,7 @@ from deploy.audit import audit_command
 from deploy.doctor import examine, show
 from deploy.maintain import maintain_command
 from deploy.migrate import migrate_all
+from deploy.session import session_command
 from deploy.up import Wishes
 from deploy.up import up as run_up
 from realtime.simulate_command import simulate
@@ -31,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("session")(session_command)
 app.command("simulate")(simulate)
 app.command("audit")(audit_command)
 app.command("maintain")(maintain_command)
@@ -67,6 +69,21 @@ def up(
     if trace is not None and rate_given is not None and rate_given.name != "DEFAULT":
         raise typer.BadParameter("a trace has a pace of its own", param_hint="--rate")
     run_up(Wishes(traffic=traffic, rate=rate, trace=trace, seconds=seconds))
+
+
+@app.command()
+def demo(
+    sessions: Annotated[int, typer.Option(min=1, max=1000, help="Sessions at a time.")] = 4,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many seconds; without it, run until Ctrl-C.")
+    ] = None,
+) -> None:
+    """As `slate up`, but events come of sessions that work in Unity projects.
+
+    The Unity MCP server is the real one, installed into an environment of its own on first use; OpenAI and the editors
+    are stand-ins. Scripts appear below SLATE_DIR/demo/projects. `slate session` in another terminal joins in.
+    """
+    run_up(Wishes(demo_sessions=sessions, seconds=seconds))
 
 
 @app.command()

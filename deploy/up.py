@@ -1,4 +1,4 @@
-"""`slate up`: servers, schema, worker and sample traffic on one machine, until Ctrl-C."""
+"""`slate up` and `slate demo`: servers, schema, workers and traffic on one machine, until Ctrl-C."""
 
 import os
 import sys
@@ -20,7 +20,9 @@ from deploy.local import LocalStack
 from deploy.migrate import migrate_all
 from deploy.processes import environment_of
 from deploy.sampler import Sampler
+from deploy.standins import EditorStandIn, studio
 from deploy.supervisor import Interrupted, Interrupts, Program, Supervisor
+from deploy.unity_mcp import install
 
 WORKERS = {"ingest": "flows.ingest", "rollups": "flows.rollups"}
 """Dataflows that run beside the servers, by name."""
@@ -44,6 +46,8 @@ class Wishes:
     """Replay this trace instead of simulated sessions."""
     seconds: float | None = None
     """Stop after so long; None is never."""
+    demo_sessions: int = 0
+    """So many sessions in stand-in editors are the traffic, through the real Unity MCP server."""
 
 
 def up(wishes: Wishes) -> None:
@@ -60,6 +64,12 @@ def up(wishes: Wishes) -> None:
         try:
             with ExitStack() as opened:
                 servers = _start_servers(stack, supervisor, console)
+                if wishes.demo_sessions:
+                    install(say=lambda text: _say(console, text))
+                    for server in studio(stack.directory / "demo", stack.log):
+                        with _step(console, f"Starting {server.name} {server.version} on 127.0.0.1:{server.port}"):
+                            supervisor.start(server)
+                        servers.append(server)
                 settings = stack.settings(servers)
                 ports = _metrics_ports(settings)
                 opened.enter_context(stack.announced(servers, next(iter(ports.values()))))
@@ -68,7 +78,9 @@ def up(wishes: Wishes) -> None:
                 alerts = opened.enter_context(AlertReceiver())
                 told = _tell_alerts_to(alerts, settings)
                 _start_workers(stack, supervisor, settings, ports, told, console)
-                if wishes.traffic:
+                if wishes.demo_sessions:
+                    _start_sessions(stack, supervisor, settings, wishes, servers, console)
+                elif wishes.traffic:
                     _start_traffic(stack, supervisor, settings, wishes, console)
                 _say(
                     console,
@@ -99,6 +111,23 @@ def _start_servers(stack: LocalStack, supervisor: Supervisor, console: Console) 
     for name, address in _external(stack.named):
         _say(console, f"Using {name} on {address}")
     return servers
+
+
+def _start_sessions(
+    stack: LocalStack,
+    supervisor: Supervisor,
+    settings: Settings,
+    wishes: Wishes,
+    servers: Sequence[Server],
+    console: Console,
+) -> None:
+    editors = next(one for one in servers if isinstance(one, EditorStandIn))
+    projects = [word for instance in editors.instances for word in ("--project", instance)]
+    command = [sys.executable, "-m", "realtime.demo", "--sessions", str(wishes.demo_sessions), *projects]
+    environment = os.environ | environment_of(settings)
+    supervisor.start(Program("sessions", command, environment=environment, log=stack.log("sessions")))
+    _say(console, f"Started {wishes.demo_sessions} sessions; scripts appear in {editors.directory}")
+    _say(console, "Hold one yourself from another terminal: `slate session`")
 
 
 def _metrics_ports(settings: Settings) -> dict[str, int]:

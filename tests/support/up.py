@@ -21,6 +21,7 @@ class Up:
     Args:
         directory: working directory; `.slate` will be in it.
         options: of `slate up`.
+        command: or of another command that runs the stack.
         environment: variables beside PATH.
         uid: run as this user.
         traverse: with `uid`, keep the right to pass through closed directories.
@@ -30,6 +31,7 @@ class Up:
         self,
         directory: Path,
         *options: str,
+        command: str = "up",
         environment: dict[str, str] | None = None,
         uid: int | None = None,
         traverse: bool = False,
@@ -37,7 +39,7 @@ class Up:
         self.directory = directory
         self._output = directory / "output.log"
         self._output.unlink(missing_ok=True)
-        self._command = [sys.executable, "-m", "deploy.cli", "up", *options]
+        self._command = [sys.executable, "-m", "deploy.cli", command, *options]
         self._environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
