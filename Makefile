@@ -45,8 +45,9 @@ lock: install ## compile requirements.txt again from pyproject.toml
 schema: install ## record the schema that the migrations make, in sql/schema.sql
 	$(BIN)/python -m tests.migration.recorded
 
-bench: install ## the benchmarks (about 10 minutes)
+bench: install ## the benchmarks (about 15 minutes)
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench.realtime
 
 chaos: install ## long fault and soak runs
 	$(BIN)/python -m pytest -m chaos

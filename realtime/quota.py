@@ -91,7 +91,7 @@ class Quota:
         await self.check_tokens(user_id)
         windows = [(user_id, INPUTS)]
         if self._settings.quota_inputs:
-            windows.append((user_id, Window("day", self._settings.quota_inputs, 86_400.0)))
+            windows.append((f"{user_id} day", Window("inputs", self._settings.quota_inputs, 86_400.0)))
         await self._limiter.acquire(windows)
 
     async def call(self, user_id: str, function: str) -> None:

@@ -2,78 +2,32 @@
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-import structlog
 
-from connectors.settings import Settings
-from deploy.servers import ValkeyServer
 from deploy.unity_mcp import UnityMcpServer
 from realtime import bridge as bridge_module
 from realtime import session as session_module
-from realtime.auth import NotAllowedError, NotAuthenticatedError
 from realtime.connection import RealtimeApiError
 from realtime.happenings import CallEnded, Disconnected, Failed, Reconnected, TextDelta, TurnEnded
-from realtime.session import SessionError, SparkRealtimeSession
 from tests.standins.brain import Call, Turn, demo_brain, usage
 from tests.standins.realtime import FakeRealtime
 from tests.support.sessions import (
-    JWT_SECRET,
-    MCP_TOKEN,
-    OPENAI_KEY,
     USER,
+    Play,
     Published,
     Studio,
     drain,
     kinds,
-    published,
-    studio,
-    token,
+    of,
+    outputs,
     turn,
 )
 from tests.support.waiting import until
 
 SCRIPT = Call("generateUnityScript", {"scriptName": "Player", "code": "public class Player {}"})
 PREVIEW = Call("renderPreview", {"width": 64, "height": 36})
-
-
-class Play:
-    """Runs a scenario in a studio, and reads what was published."""
-
-    def __init__(self, settings: Settings, unity_mcp: UnityMcpServer, directory: Path) -> None:
-        self.settings = settings
-        self._unity_mcp = unity_mcp
-        self._directory = directory
-
-    def __call__(self, openai: FakeRealtime, scenario: Callable[[Studio], Any], **more: Any) -> list[Published]:
-        async def run() -> None:
-            async with studio(self.settings, self._unity_mcp, self._directory, openai, **more) as made:
-                await scenario(made)
-
-        asyncio.run(run())
-        return published(self.settings)
-
-
-@pytest.fixture
-def play(settings: Settings, valkey: ValkeyServer, unity_mcp: UnityMcpServer, tmp_path: Path) -> Play:
-    with redis.Redis(port=valkey.port) as client:
-        client.flushall()  # what users did in earlier tests
-    return Play(settings, unity_mcp, tmp_path)
-
-
-def of(events: list[Published], subject: str) -> list[dict[str, Any]]:
-    return [one.body for one in events if one.subject.startswith(f"spark.{subject}")]
-
-
-def outputs(openai: FakeRealtime, connection: int = -1) -> dict[str, dict[str, Any]]:
-    """What the model was told of its calls."""
-    items = [event["item"] for event in openai.received[connection] if event["type"] == "conversation.item.create"]
-    return {one["call_id"]: json.loads(one["output"]) for one in items if one["type"] == "function_call_output"}
 
 
 def test_what_a_user_asks_for_is_made_shown_and_published_in_order(play: Play) -> None:
@@ -350,19 +304,6 @@ def test_no_mode_sends_what_the_api_does_not_know(play: Play, mode: Any) -> None
     assert of(events, "session.connected")[0]["mode"] == mode
 
 
-def test_a_key_that_openai_refuses_ends_it_at_once(play: Play) -> None:
-    openai = FakeRealtime([], api_key="another")
-
-    async def scenario(it: Studio) -> None:
-        with pytest.raises(RealtimeApiError, match="OPENAI_REALTIME_API_KEY") as refused:
-            await it.session().connect()
-        assert refused.value.fatal
-        assert OPENAI_KEY not in str(refused.value)
-
-    assert play(openai, scenario) == []
-    assert len(openai.handshakes) == 1
-
-
 def test_a_session_update_that_is_refused_is_not_worked_with(play: Play) -> None:
     openai = FakeRealtime([], refuse_update="invalid_value")
 
@@ -371,146 +312,6 @@ def test_a_session_update_that_is_refused_is_not_worked_with(play: Play) -> None
             await it.session().connect()
 
     assert play(openai, scenario) == []
-
-
-def test_a_token_that_is_not_good_gets_nothing(play: Play) -> None:
-    openai = FakeRealtime([Turn(text="never")])
-    other = "00000000-0000-4000-8000-000000000001"
-
-    async def scenario(it: Studio) -> None:
-        for bad in ("", "x.y.z", token()[:-3], token(aud="other"), token(exp=1)):
-            with pytest.raises(NotAuthenticatedError):
-                await it.session(token=bad).connect()
-        with pytest.raises(NotAllowedError, match="spark:generate"):
-            await it.session(token=token(permissions=("spark:read",))).connect()
-        with pytest.raises(NotAllowedError, match="spark:admin"):
-            await it.session(user_id=other).connect()
-        async with it.session(token=token(permissions=("spark:admin",)), user_id=other) as session:
-            assert session.user_id == other
-
-    events = play(openai, scenario)
-    assert {one.body["userId"] for one in events} == {other}
-    assert len(openai.handshakes) == 1
-
-
-def test_a_token_that_expires_meanwhile_ends_the_inputs_until_it_is_renewed(play: Play) -> None:
-    openai = FakeRealtime([Turn(text="Yes.")])
-
-    async def scenario(it: Studio) -> None:
-        async with it.session() as session:
-            session.renew_token(token(exp=1))
-            with pytest.raises(NotAuthenticatedError, match="expired"):
-                await session.send_user_input("Hello?")
-            session.renew_token(token())
-            assert (await turn(session, "Hello?"))[-1] == TurnEnded("completed", "Yes.", 0)
-
-    play(openai, scenario)
-
-
-def test_a_session_is_not_used_before_or_after_its_time(play: Play) -> None:
-    async def scenario(it: Studio) -> None:
-        session = it.session()
-        with pytest.raises(SessionError, match="connect"):
-            await session.send_user_input("Hello?")
-        await session.connect()
-        for bad in ("", "   ", "x" * 32_001):
-            with pytest.raises(SessionError, match="1 to 32000 characters"):
-                await session.send_user_input(bad)
-        await session.disconnect()
-        await session.disconnect()
-        with pytest.raises(SessionError):
-            await session.connect()
-        assert [one async for one in session] == [Disconnected()]
-
-    play(FakeRealtime([]), scenario)
-
-
-def test_personal_things_leave_the_session_in_no_event(play: Play) -> None:
-    text = "My mail is jane.doe@example.com. My card is 4111 1111 1111 1111, call +1 415 555 0132. Done now."
-    call = Call("createUnityMaterial", {"path": "Assets/Red.mat", "shader": "jane.doe@example.com"})
-    openai = FakeRealtime([Turn(calls=[call, SCRIPT]), Turn(text=text, chunk=3)])
-
-    async def scenario(it: Studio) -> None:
-        async with it.session() as session:
-            await turn(session, f"Write that down: {text} password=swordfish7x")
-
-    events = play(openai, scenario)
-    everything = json.dumps([one.body for one in events])
-    for personal in ("jane.doe", "4111", "555 0132", "swordfish7x"):
-        assert personal not in everything
-    assert "[email]" in everything
-
-
-def test_no_secret_is_in_a_log_an_event_or_a_representation(
-    play: Play, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    structlog.reset_defaults()
-    openai = FakeRealtime([Turn(close=(1011, "bye")), Turn(calls=[SCRIPT, PREVIEW]), Turn(text="Done.")])
-    secrets = [OPENAI_KEY, JWT_SECRET, MCP_TOKEN, play.settings.nats_servers()[0].rpartition("@")[0].rpartition(":")[2]]
-    shown: list[str] = []
-
-    async def scenario(it: Studio) -> None:
-        async with it.session() as session:
-            secrets.append(token())
-            await turn(session)
-            shown.extend([repr(session), repr(it.backend), repr(it.backend.settings), str(await session.health())])
-
-    events = play(openai, scenario)
-    out, err = capfd.readouterr()
-    everything = "\n".join([out, err, caplog.text, *shown, json.dumps([one.body for one in events])])
-    assert "closed with 1011" in everything
-    for secret in secrets:
-        assert secret not in everything
-
-
-def test_limits_of_a_user_say_when_to_come_back(play: Play) -> None:
-    openai = FakeRealtime([Turn(text="One."), Turn(text="Two.")])
-
-    async def scenario(it: Studio) -> None:
-        async with it.session() as session:
-            with pytest.raises(Exception, match="come back in"):
-                await it.session().connect()
-            await turn(session)
-            await turn(session)
-            with pytest.raises(Exception, match="limit of 2 day") as refused:
-                await session.send_user_input("And three?")
-            assert 86_000 < getattr(refused.value, "retry_after_s", 0) <= 86_400
-        async with it.session():
-            pass
-
-    play(openai, scenario, quota_sessions=1, quota_inputs=2)
-
-
-def test_tokens_of_the_month_are_counted_over_sessions(play: Play) -> None:
-    openai = FakeRealtime([Turn(text="One.", usage=usage(70, 20)), Turn(text="Two.", usage=usage(70, 20))])
-
-    async def scenario(it: Studio) -> None:
-        async with it.session() as session:
-            await turn(session)
-        async with it.session() as session:
-            await turn(session)
-            with pytest.raises(Exception, match="150 tokens of this month are used up"):
-                await session.send_user_input("And three?")
-        with pytest.raises(Exception, match="come back in"):
-            await it.session().connect()
-
-    play(openai, scenario, quota_tokens=150)
-
-
-def test_a_session_may_have_a_backend_of_its_own(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    openai = FakeRealtime([Turn(text="Hello.")])
-
-    async def scenario(it: Studio) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(Settings, "load", lambda: it.backend.settings)
-            session = SparkRealtimeSession(token=token(), user_id=USER, mode="creative")
-            await session.connect()
-        assert (await turn(session))[-1] == TurnEnded("completed", "Hello.", 0)
-        await session.disconnect()
-
-    events = play(openai, scenario)
-    assert kinds(events)[-1] == "session.disconnected"
 
 
 def test_a_project_that_cannot_be_reached_is_left_alone_and_said_to_be_once(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,3 +146,30 @@ def _check_contract(settings: Settings, message: Any) -> None:
 def kinds(events: list[Published]) -> list[str]:
     """Subjects without session ids, in the stream's order."""
     return [one.subject.rpartition(".")[0].removeprefix("spark.") for one in events]
+
+
+class Play:
+    """Runs a scenario in a studio, and reads what was published."""
+
+    def __init__(self, settings: Settings, unity_mcp: UnityMcpServer, directory: Path) -> None:
+        self.settings = settings
+        self._unity_mcp = unity_mcp
+        self._directory = directory
+
+    def __call__(self, openai: FakeRealtime, scenario: Callable[[Studio], Any], **more: Any) -> list[Published]:
+        async def run() -> None:
+            async with studio(self.settings, self._unity_mcp, self._directory, openai, **more) as made:
+                await scenario(made)
+
+        asyncio.run(run())
+        return published(self.settings)
+
+
+def of(events: list[Published], subject: str) -> list[dict[str, Any]]:
+    return [one.body for one in events if one.subject.startswith(f"spark.{subject}")]
+
+
+def outputs(openai: FakeRealtime, connection: int = -1) -> dict[str, dict[str, Any]]:
+    """What the model was told of its calls."""
+    items = [event["item"] for event in openai.received[connection] if event["type"] == "conversation.item.create"]
+    return {one["call_id"]: json.loads(one["output"]) for one in items if one["type"] == "function_call_output"}

@@ -67,7 +67,8 @@ def objects() -> Iterator[ObjectStore]:
 def put(store: FrameStore, *images: bytes) -> list[str]:
     async def scenario() -> list[str]:
         try:
-            return [await store.put(image) for image in images]
+            async with asyncio.timeout(20):
+                return [await store.put(image) for image in images]
         finally:
             await store.close()
 

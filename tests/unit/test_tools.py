@@ -60,9 +60,6 @@ def properties(name: str) -> dict[str, Any]:
     return dict(one["parameters"]["properties"])
 
 
-# ---- schemas -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("definition", definitions(), ids=lambda one: str(one["name"]))
 def test_each_tool_is_a_plain_object_schema(definition: dict[str, Any]) -> None:
     assert RealtimeFunctionTool.model_validate(definition, strict=True).model_extra == {}
@@ -72,7 +69,7 @@ def test_each_tool_is_a_plain_object_schema(definition: dict[str, Any]) -> None:
     assert set(schema) <= {"type", "properties", "required", "additionalProperties"}
     assert (schema["type"], schema["additionalProperties"]) == ("object", False)
     assert set(schema.get("required", [])) == set(CALLS[definition["name"]])
-    assert not {"$ref", "$defs", "anyOf", "oneOf", "allOf"} & _keys(schema)
+    assert not {"$ref", "$defs", "anyOf", "oneOf", "allOf", "title"} & _keys(schema)
     for one in schema["properties"].values():
         assert one["type"] in {"string", "integer", "number", "boolean", "array"}
         assert one["type"] != "array" or one["items"]["type"] in {"string", "number"}
@@ -110,9 +107,6 @@ def test_the_least_that_a_tool_takes_is_enough_and_null_is_as_if_left_out(name: 
     assert isinstance(tool, TOOLS[name])
     optional = {field for field, about in TOOLS[name].model_fields.items() if about.default is None}
     assert call(name, **dict.fromkeys(optional)) == tool
-
-
-# ---- limits --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("character", ["x", "é", "🎮", '"', "\n"])
@@ -164,8 +158,6 @@ def test_a_preview_has_sides_of_16_to_4096_pixels(side: int) -> None:
 def test_other_sides_are_refused_by_field(side: object) -> None:
     assert refusal("renderPreview", json.dumps({"height": side})).startswith("renderPreview: height: ")
 
-
-# ---- paths ---------------------------------------------------------------------------------------------------------
 
 PARTS = st.one_of(
     st.sampled_from(["", "Assets", "assets", "..", "x", "X.cs", "nul", "COM¹.txt", "C:", "%2e", "e\u0301", "🎮" * 40]),
@@ -266,6 +258,7 @@ def test_spellings_of_a_path_below_assets_are_one_path(text: str, path: str) -> 
         ("Assets/x\x9f", r"holds the control character U\+009F"),
         ("Assets/x\u202esc.cs", r"holds the control character U\+202E"),
         ("Assets/\ufeffx", r"holds the control character U\+FEFF"),
+        ("Assets/x\u2028y", r"holds the control character U\+2028"),
         ("Assets/\ud800", r"holds the control character U\+D800"),
         ("Assets/" + "x/" * 125, "is longer than 255 characters"),
         ("Assets/" + "日" * 84, "has a name of more than 250 bytes"),
@@ -299,9 +292,6 @@ def test_folder_and_name_of_a_script_are_a_path_too() -> None:
     assert "folder: must be below Assets/" in refusal(
         "generateUnityScript", json.dumps(CALLS["generateUnityScript"] | {"folder": "Assets/../Editor"})
     )
-
-
-# ---- refusals ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["", "generateunityscript", "deleteAsset", "x" * 5000])
