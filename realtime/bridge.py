@@ -217,7 +217,7 @@ class UnityBridge:
             raise UnityRefusedError(
                 f"{path} is not the file that the patch is for: its SHA-256 is {before}", "stale_file"
             )
-        edits = edits_of(patch, text)
+        edits = await asyncio.to_thread(edits_of, patch, text)  # a long patch of a long file takes its time
         result = patched(text, edits)
         lines = result.split("\n")
         # One edit from the first to the last changed line: the server applies several only if they are far apart.
@@ -227,7 +227,7 @@ class UnityBridge:
         edit = {"startLine": first + 1, "startCol": 1, "endLine": last + 1, "endCol": 1, "newText": new}
         if last >= len(text.split("\n")):  # up to the very end, which no line follows
             end = text.split("\n")[-1]
-            edit |= {"endLine": len(text.split("\n")), "endCol": len(end) + 1, "newText": new.removesuffix("\n")}
+            edit |= {"endLine": len(text.split("\n")), "endCol": _utf16(end) + 1, "newText": new.removesuffix("\n")}
         await self._surely(
             lambda: self._do("apply_text_edits", uri=path, edits=[edit], precondition_sha256=before),
             lambda: self._script_is(path, result),
@@ -447,6 +447,11 @@ class UnityBridge:
             return await is_done()
         except UnityError as error:
             raise UnityOutcomeUnknownError(f"{unknown}; whether it was done cannot be seen: {error}") from None
+
+
+def _utf16(text: str) -> int:
+    """Length as C# counts it."""
+    return len(text.encode("utf-16-le")) // 2
 
 
 def sha256(text: str) -> str:

@@ -111,9 +111,10 @@ def test_a_patch_at_the_end_of_a_file_without_a_last_newline(unity_mcp: UnityMcp
         ):
             file = editor.root / PATH
             file.parent.mkdir(parents=True)
-            file.write_text("a\nb\nc")
-            await unity.apply_patch(PATH, "@@ @@\n b\n-c\n+d\n+e\n")
-            assert file.read_text() == "a\nb\nd\ne"
+            for last in ("c", "c // 🎮 🎮"):  # columns are those of C#, in UTF-16
+                file.write_text(f"a\nb\n{last}")
+                await unity.apply_patch(PATH, f"@@ @@\n b\n-{last}\n+d\n+e\n")
+                assert file.read_text() == "a\nb\nd\ne"
 
     asyncio.run(scenario())
 

@@ -376,13 +376,15 @@ def _sha(text: str) -> str:
 
 
 def _edited(text: str, edits: list[Json]) -> str:
-    """Apply edits of lines and columns, which count from 1, the last first."""
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
+    """Apply edits of lines and columns, which count from 1 and in UTF-16, the last first."""
+    lines = text.split("\n")
 
     def place(line: int, column: int) -> int:
-        return min(starts[min(line - 1, len(starts) - 1)] + column - 1, len(text))
+        before = sum(len(one) + 1 for one in lines[: line - 1])
+        inside = (
+            lines[line - 1].encode("utf-16-le")[: 2 * (column - 1)].decode("utf-16-le") if line <= len(lines) else ""
+        )
+        return min(before + len(inside), len(text))
 
     for edit in sorted(edits, key=lambda one: (one["startLine"], one["startCol"]), reverse=True):
         begin = place(edit["startLine"], edit["startCol"])

@@ -84,6 +84,9 @@ def test_a_file_is_named_by_its_content_and_the_same_picture_is_one_file(tmp_pat
     assert put(FileFrames(directory), PNG, PNG) == [NAME, NAME]
     assert files(directory) == [NAME]
     assert (directory / NAME).read_bytes() == PNG
+    written = (directory / NAME).stat()
+    assert put(FileFrames(directory), PNG) == [NAME]
+    assert (directory / NAME).stat() == written
     (other,) = put(FileFrames(directory), PNG + b"2")
     assert files(directory) == sorted([NAME, other])
 
@@ -99,6 +102,15 @@ def test_pictures_put_at_once_leave_whole_files_and_nothing_else(tmp_path: Path)
     assert files(tmp_path) == sorted(set(names))
     assert len(set(names)) == 4
     assert all((tmp_path / name).read_bytes() == image for name, image in zip(names, images, strict=True))
+
+
+def test_a_file_is_put_in_its_place_whole_and_not_written_there(tmp_path: Path) -> None:
+    place = tmp_path / NAME
+    place.parent.mkdir()
+    place.symlink_to(tmp_path / "elsewhere")  # what writes in place writes through it
+    put(FileFrames(tmp_path), PNG)
+    assert files(tmp_path) == [NAME]
+    assert not place.is_symlink()
 
 
 def test_a_file_that_cannot_be_finished_is_not_left_behind(tmp_path: Path) -> None:
