@@ -45,7 +45,7 @@ class Backend:
         self, settings: Settings, *, authenticator: Authenticator | None = None, build_poll_s: float = 5.0
     ) -> None:
         self.settings = settings
-        self.authenticator = authenticator or _authenticator(settings)
+        self.authenticator = authenticator or authenticator_of(settings)
         self._build_poll_s = build_poll_s
         self._stack = AsyncExitStack()
         self._clients: dict[str, AsyncOpenAI] = {}
@@ -56,7 +56,7 @@ class Backend:
             self.events = await stack.enter_async_context(
                 await Outbox.open(settings, settings.spill_directory, max_bytes=settings.spill_max_bytes)
             )
-            self.redis = _redis(settings)
+            self.redis = redis_of(settings)
             if self.redis is not None:
                 stack.push_async_callback(self.redis.aclose)
             self.quota = Quota(settings, self.redis)
@@ -141,7 +141,12 @@ class Backend:
         )
 
 
-def _authenticator(settings: Settings) -> Authenticator:
+def authenticator_of(settings: Settings) -> Authenticator:
+    """Who verifies users' tokens, as the settings say.
+
+    Raises:
+        ConfigurationError: not exactly one of the two keys is set, or it is not usable.
+    """
     if (settings.jwt_secret is None) == (settings.jwt_jwks_url is None):
         raise ConfigurationError(
             "users' tokens need one key: set SLATE_JWT_SECRET (`openssl rand -base64 48`) or SLATE_JWT_JWKS_URL"
@@ -154,7 +159,8 @@ def _authenticator(settings: Settings) -> Authenticator:
     )
 
 
-def _redis(settings: Settings) -> Redis | None:
+def redis_of(settings: Settings) -> Redis | None:
+    """A client with short time-outs for what is shared; None where no Redis is set."""
     if settings.redis_host is None:
         _log.warning("no Redis is set: limits and breakers are of this process only", remedy="set REDIS_HOST")
         return None

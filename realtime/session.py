@@ -12,7 +12,6 @@ cut off has used tokens that nobody can tell: that is published as unknown, neve
 import asyncio
 import contextlib
 import hashlib
-import random
 import secrets
 import time
 from collections import deque
@@ -29,15 +28,14 @@ from connectors.limits import LimitExceededError
 from connectors.settings import Settings
 from realtime.backend import Backend
 from realtime.bridge import UnityBridge
-from realtime.connection import Connection, ConnectionLostError, RealtimeApiError, Response
-from realtime.conversation import Conversation
+from realtime.connection import ConnectionLostError, RealtimeApiError, Response
+from realtime.dialogue import Dialogue
 from realtime.happenings import (
     CallEnded,
     CallStarted,
     Disconnected,
     Failed,
     Happening,
-    Reconnected,
     TextDelta,
     TurnEnded,
 )
@@ -46,7 +44,6 @@ from realtime.quota import LEASE_S, QuotaExceededError
 from realtime.steps import Steps
 from realtime.toolbox import Toolbox, arguments_told
 from realtime.tools import ToolArgumentError, definitions, parse
-from realtime.usage import Usage, cost_of
 
 MAX_INPUT: Final = 32_000
 """Longest input, characters."""
@@ -55,10 +52,6 @@ MAX_ROUNDS: Final = 12
 MAX_CALLS: Final = 16
 """How many calls of one response are made; others are refused."""
 CALLS_AT_ONCE: Final = 4
-ROTATE_AFTER_S: Final = 55 * 60.0
-"""Age at which a connection is renewed between responses, seconds: OpenAI closes it at 60 minutes."""
-CONNECT_TRIES: Final = 5
-RATE_LIMIT_TRIES: Final = 3
 HAPPENINGS_KEPT: Final = 2000
 """How many happenings wait for whoever iterates; of more, the oldest are forgotten."""
 
@@ -102,12 +95,9 @@ class SparkRealtimeSession:
         self._wanted_user = user_id
         self._api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key
         self._project = project
-        self._conversation = Conversation()
         self._happenings: deque[Happening] = deque(maxlen=HAPPENINGS_KEPT)
         self._happened = asyncio.Event()
-        self._connection: Connection | None = None
         self._turn: asyncio.Task[TurnEnded] | None = None
-        self._interrupted = asyncio.Event()
         self._inputs = asyncio.Lock()
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
         self._text: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
@@ -146,13 +136,22 @@ class SparkRealtimeSession:
         self._steps = Steps(self._backend.events, self.session_id, self.user_id)
         self._bridge: UnityBridge = await self._backend.bridge(self._project, self._steps)
         self._toolbox = Toolbox(self._bridge, self._steps)
-        self._client = self._backend.openai(self._api_key)
+        self._dialogue = Dialogue(
+            self._backend.openai(self._api_key),
+            self.model,
+            session_of(self.mode, self.model, definitions()),
+            safety_identifier=hashlib.sha256(f"spark {self.user_id}".encode()).hexdigest(),
+            steps=self._steps,
+            tell=self._tell,
+            on_text=self._said,
+            on_tokens=self._used,
+        )
         await self._backend.quota.connect(self.user_id, self.session_id)
         try:
-            await self._connect()
+            await self._dialogue.connect()
             await self._steps.connected(self.model, self.mode, project=self._bridge.instance)
         except BaseException:
-            await self._drop_connection()
+            await self._dialogue.close()
             await self._backend.quota.leave(self.user_id, self.session_id)
             raise
         self._open = True
@@ -166,7 +165,7 @@ class SparkRealtimeSession:
         await self.cancel()
         if self._turn is not None:
             await asyncio.gather(self._turn, return_exceptions=True)
-        await self._drop_connection()
+        await self._dialogue.close()
         self._text.put_nowait(None)
         self._tasks[0].cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -194,15 +193,11 @@ class SparkRealtimeSession:
 
     async def health(self) -> dict[str, Any]:
         """Whether each part works: OpenAI, NATS and what waits for it, Unity."""
-        connection = self._connection
-        connected = connection is not None and connection.lost is None
+        age_s = self._dialogue.age_s if self._open else None
         return {
             "session": self.session_id,
             "open": self._open,
-            "openai": {
-                "connected": connected,
-                "age_s": round(time.monotonic() - connection.opened_at, 1) if connected and connection else None,
-            },
+            "openai": {"connected": age_s is not None, "age_s": round(age_s, 1) if age_s is not None else None},
             "nats": {"connected": self._backend.events.connected, "pending": self._backend.events.pending},
             "unity": await self._bridge.health() if self._open else None,
         }
@@ -248,7 +243,7 @@ class SparkRealtimeSession:
             await self.cancel()
             if self._turn is not None:
                 await asyncio.gather(self._turn, return_exceptions=True)
-            self._interrupted.clear()
+            self._dialogue.interrupted.clear()
             self._turn = asyncio.create_task(self._run_turn(text))
             return self._turn
 
@@ -256,10 +251,7 @@ class SparkRealtimeSession:
         """Interrupt the turn under way, if there is one. Calls that run in Unity go on until they are done."""
         if self._turn is None or self._turn.done():
             return
-        self._interrupted.set()
-        if self._connection is not None:
-            with contextlib.suppress(ConnectionLostError):
-                await self._connection.cancel()
+        await self._dialogue.interrupt()
 
     async def _run_turn(self, text: str) -> TurnEnded:
         try:
@@ -281,15 +273,15 @@ class SparkRealtimeSession:
             _log.error("an error cannot be published", error=str(error))
 
     async def _take_turn(self, prompt: str) -> TurnEnded:
-        await self._add(self._conversation.said_by_user(prompt))
+        await self._dialogue.say(prompt)
         calls = 0
         for _ in range(MAX_ROUNDS):
-            if self._interrupted.is_set():
+            if self._dialogue.interrupted.is_set():
                 return TurnEnded("cancelled", "", calls, "interrupted")
-            response = await self._respond()
+            response = await self._dialogue.respond()
             said = _text_of(response)
             if said and response.status != "failed":
-                self._conversation.said_by_model(said)
+                self._dialogue.keep(said)
             if response.status != "completed":
                 return await self._unfinished(response, said, calls)
             called = [item for item in response.output if item["type"] == "function_call" and _complete(item, response)]
@@ -298,7 +290,9 @@ class SparkRealtimeSession:
             calls += len(called)
             outputs = await asyncio.gather(*(self._call(item, n, prompt) for n, item in enumerate(called)))
             for item, output in zip(called, outputs, strict=True):
-                await self._add(self._conversation.called(item["call_id"], item["name"], item["arguments"], output))
+                await self._dialogue.add(
+                    self._dialogue.conversation.called(item["call_id"], item["name"], item["arguments"], output)
+                )
         await self._steps.telemetry("rounds_exceeded", {"rounds": MAX_ROUNDS, "calls": calls})
         self._tell(Failed("rounds_exceeded", f"the model called tools {MAX_ROUNDS} times in a row and was stopped"))
         return TurnEnded("incomplete", "", calls, "rounds_exceeded")
@@ -313,116 +307,15 @@ class SparkRealtimeSession:
         await self._fail(failed)
         return TurnEnded("failed", said, calls, response.reason)
 
-    # ---- responses -------------------------------------------------------------------------------------------
+    # ---- in the background ----------------------------------------------------------------------------------
 
-    async def _respond(self) -> Response:
-        """One response, over connections that break and limits that pass."""
-        limited = busy = lost = 0
-        while True:
-            connection = await self._connected()
-            try:
-                response = await connection.respond()
-                self._text.put_nowait(("", ""))
-            except ConnectionLostError as error:
-                self._text.put_nowait(("", ""))
-                lost += 1
-                await self._response_lost(connection, error)
-                if lost >= CONNECT_TRIES or self._interrupted.is_set():
-                    raise
-                continue
-            except RealtimeApiError as error:
-                if error.code != "conversation_already_has_active_response" or busy >= RATE_LIMIT_TRIES:
-                    raise
-                busy += 1
-                await self._pause(0.2 * busy)
-                continue
-            await self._count(response)
-            if response.reason != "rate_limit_exceeded" or limited >= RATE_LIMIT_TRIES or self._interrupted.is_set():
-                return response
-            limited += 1
-            wait = connection.limits_reset_s()
-            self._tell(Failed("rate_limit_exceeded", response.message, retry_after_s=wait))
-            await self._steps.error(response.message, code="rate_limit_exceeded", retryAfterS=round(wait, 1))
-            await self._pause(wait)
+    def _said(self, response_id: str, delta: str) -> None:
+        if delta:
+            self._tell(TextDelta(delta))
+        self._text.put_nowait((response_id, delta))
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, unless the turn is interrupted."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._interrupted.wait()
-
-    async def _response_lost(self, connection: Connection, error: ConnectionLostError) -> None:
-        if connection.response_id is not None:
-            about = {"model": self.model, "responseId": connection.response_id, "reason": error.reason}
-            await self._steps.telemetry("usage_unknown", about)
-        self._tell(Reconnected(error.reason))
-        await self._steps.error(error.reason, code=str(error.code or "connection_lost"))
-
-    async def _count(self, response: Response) -> None:
-        if response.usage is None:
-            about = {"model": self.model, "responseId": response.id, "reason": response.reason or response.status}
-            await self._steps.telemetry("usage_unknown", about)
-            return
-        usage = Usage.of(response.usage)
-        await self._steps.usage(
-            self.model,
-            usage.input,
-            usage.output,
-            cost_of(self.model, usage),
-            responseId=response.id,
-            cachedTokens=usage.cached,
-            reasoningTokens=usage.reasoning,
-        )
-        await self._backend.quota.used(self.user_id, usage.total)
-
-    async def _connected(self) -> Connection:
-        """The connection, renewed if it is gone or old."""
-        connection = self._connection
-        if connection is not None and connection.lost is None:
-            if time.monotonic() - connection.opened_at < ROTATE_AFTER_S:
-                return connection
-            await connection.close("renewed before its hour is over")
-        return await self._connect()
-
-    async def _connect(self) -> Connection:
-        safety = hashlib.sha256(f"spark {self.user_id}".encode()).hexdigest()
-        session = session_of(self.mode, self.model, definitions())
-        for tries in range(1, CONNECT_TRIES + 1):
-            try:
-                connection = await Connection.open(
-                    self._client, self.model, session, safety_identifier=safety, on_text=self._said
-                )
-                self._connection = connection
-                for item in self._conversation:
-                    await connection.add(item)
-            except ConnectionLostError as error:
-                if tries == CONNECT_TRIES:
-                    raise
-                pause = min(8.0, 0.25 * 2**tries) * (0.5 + random.random())  # noqa: S311 - jitter
-                _log.warning("OpenAI cannot be reached", session=self.session_id, error=error.reason, again_s=pause)
-                await asyncio.sleep(pause)
-            else:
-                return connection
-        raise AssertionError("unreachable: the last try raises or returns")
-
-    async def _add(self, item: dict[str, Any]) -> None:
-        """Send an item; a connection that is gone gets it when it is seeded again."""
-        if self._connection is None or self._connection.lost is not None:
-            return
-        try:
-            await self._connection.add(item)
-        except ConnectionLostError as error:
-            _log.info("the connection broke between responses", session=self.session_id, error=error.reason)
-
-    async def _drop_connection(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
-
-    def _said(self, delta: str) -> None:
-        self._tell(TextDelta(delta))
-        connection = self._connection
-        self._text.put_nowait(((connection.response_id if connection else None) or "", delta))
+    async def _used(self, tokens: int) -> None:
+        await self._backend.quota.used(self.user_id, tokens)
 
     async def _publish_text(self) -> None:
         while (said := await self._text.get()) is not None:

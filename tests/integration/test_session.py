@@ -8,6 +8,7 @@ import pytest
 
 from deploy.unity_mcp import UnityMcpServer
 from realtime import bridge as bridge_module
+from realtime import dialogue as dialogue_module
 from realtime import session as session_module
 from realtime.connection import RealtimeApiError
 from realtime.happenings import CallEnded, Disconnected, Failed, Reconnected, TextDelta, TurnEnded
@@ -146,7 +147,7 @@ def test_a_connection_is_renewed_before_its_hour_is_over(play: Play, monkeypatch
     async def scenario(it: Studio) -> None:
         async with it.session() as session:
             await turn(session)
-            monkeypatch.setattr(session_module, "ROTATE_AFTER_S", 0.0)
+            monkeypatch.setattr(dialogue_module, "ROTATE_AFTER_S", 0.0)
             assert (await turn(session, "And now?"))[-1] == TurnEnded("completed", "Two.", 0)
 
     events = play(openai, scenario)
