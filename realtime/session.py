@@ -290,9 +290,7 @@ class SparkRealtimeSession:
             calls += len(called)
             outputs = await asyncio.gather(*(self._call(item, n, prompt) for n, item in enumerate(called)))
             for item, output in zip(called, outputs, strict=True):
-                await self._dialogue.add(
-                    self._dialogue.conversation.called(item["call_id"], item["name"], item["arguments"], output)
-                )
+                await self._dialogue.answer(item["call_id"], item["name"], item["arguments"], output)
         await self._steps.telemetry("rounds_exceeded", {"rounds": MAX_ROUNDS, "calls": calls})
         self._tell(Failed("rounds_exceeded", f"the model called tools {MAX_ROUNDS} times in a row and was stopped"))
         return TurnEnded("incomplete", "", calls, "rounds_exceeded")
