@@ -9,7 +9,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
 
-install: .venv/.installed ## the environment in .venv, every package pinned by hash
+install: .venv/.installed .venv/.page ## the environment in .venv, every package pinned by hash
+
+.venv/.page: realtime/api/package-lock.json .venv/.installed
+	@if command -v npm >/dev/null; then \
+	  npm ci --prefix realtime/api --no-audit --no-fund --silent; \
+	else echo 'npm is missing: the live page will have no charts and no colours in code' >&2; fi
+	@touch $@
 
 .venv/.installed: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or 3.12 is needed: install it, or run make PYTHON=/path/to/python' >&2; exit 1; }
@@ -25,8 +31,8 @@ up: install ## servers, schema, worker, sample traffic and a live view; Ctrl-C s
 demo: install ## as up, but events come of demo sessions through the real Unity MCP server
 	@$(BIN)/slate demo
 
-test: install ## the whole test suite
-	$(BIN)/python -m pytest -m "not chaos"
+test: install ## the whole test suite, in two processes
+	$(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile
 
 check: install ## format, lint, types, SQL
 	$(BIN)/ruff format --check .
@@ -45,13 +51,15 @@ lock: install ## compile requirements.txt again from pyproject.toml
 schema: install ## record the schema that the migrations make, in sql/schema.sql
 	$(BIN)/python -m tests.migration.recorded
 
-bench: install ## the benchmarks (about 15 minutes)
+bench: install ## the benchmarks (about 25 minutes)
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench.realtime
+	$(BIN)/python -m tests.bench.reads --rows 1000000
+	$(BIN)/python -m tests.bench.api
 
 chaos: install ## long fault and soak runs
 	$(BIN)/python -m pytest -m chaos
 
 clean: ## remove the environment, the local servers' data and all caches
-	rm -rf .venv .slate .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .slate realtime/api/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

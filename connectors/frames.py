@@ -76,16 +76,16 @@ class FileFrames:
     """Frames below a directory, which is made where it is missing. References are relative to it: `ab/cdef.png`."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
 
     async def put(self, image: bytes) -> str:
         """Store a picture, whole or not at all."""
         name = _name(image)
         try:
-            await asyncio.to_thread(self._write, self._directory / name, image)
+            await asyncio.to_thread(self._write, self.directory / name, image)
         except OSError as error:
             raise FrameStoreError(
-                f"no preview can be kept in {self._directory} ({error.strerror or error}): see SLATE_FRAMES_URL"
+                f"no preview can be kept in {self.directory} ({error.strerror or error}): see SLATE_FRAMES_URL"
             ) from None
         return name
 

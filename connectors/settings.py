@@ -150,6 +150,26 @@ class Settings(BaseSettings):
         1 << 30, validation_alias=_env("SLATE_SPILL_MAX_BYTES"), description="how much of that there may be, bytes"
     )
 
+    api_host: str = Field(
+        "127.0.0.1", validation_alias=_env("SLATE_API_HOST"), description="address that the HTTP service listens on"
+    )
+    api_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        8088, validation_alias=_env("SLATE_API_PORT"), description="its port"
+    )
+    api_origins: str | None = Field(
+        None,
+        validation_alias=_env("SLATE_API_ORIGINS"),
+        description="origins whose pages may use it (`https://app.example`), separated by commas; its own page may",
+    )
+    api_limit: Annotated[int, Field(ge=0)] = Field(
+        600, validation_alias=_env("SLATE_API_LIMIT"), description="requests of a user in a minute; 0 is any number"
+    )
+    replica_max_lag_s: Annotated[float, Field(gt=0)] = Field(
+        10.0,
+        validation_alias=_env("SLATE_REPLICA_MAX_LAG"),
+        description="how far the replica may be behind before reads go to the primary, seconds",
+    )
+
     dir: Path = Field(
         Path(".slate"),
         validation_alias=_env("SLATE_DIR"),
@@ -289,6 +309,15 @@ class Settings(BaseSettings):
         if url is not None:
             _check_encrypted(url, "https", "calls hold the user's code and our token")
         return url
+
+    @field_validator("api_origins")
+    @classmethod
+    def _origins(cls, origins: str | None) -> str | None:
+        for one in filter(None, (origin.strip() for origin in (origins or "").split(","))):
+            parts = urlsplit(one)
+            if parts.scheme not in ("http", "https") or not parts.hostname or f"{parts.scheme}://{parts.netloc}" != one:
+                raise ValueError(f"{one!r} is no origin: https://host, without a path")
+        return origins
 
     @field_validator("openai_url")
     @classmethod

@@ -120,9 +120,18 @@ class LocalStack:
         self._write("state.json", json.dumps(state, indent=2) + "\n")
         return made
 
+    def jwt_secret(self) -> dict[str, str]:
+        """The key of users' tokens, one of our own unless the user has set where tokens come from."""
+        if self.named.jwt_secret is not None or self.named.jwt_jwks_url is not None:
+            return {}
+        state = self._load_state()
+        secret = _password(state, "tokens")
+        self._write("state.json", json.dumps(state, indent=2) + "\n")
+        return {variables()["jwt_secret"]: secret}
+
     def settings(self, servers: list[Server]) -> Settings:
         """Return the user's settings completed by our servers."""
-        environment = _environment(servers)
+        environment = _environment(servers) | self.jwt_secret()
         fields = {name: environment[one] for name, one in variables().items() if one in environment}
         given = {name: self._set(name) for name in self.named.model_fields_set}
         return Settings.load(local=False, **(given | fields | {"dir": self.directory}))
@@ -130,7 +139,7 @@ class LocalStack:
     @contextmanager
     def announced(self, servers: list[Server], metrics_port: int) -> Iterator[None]:
         """Let the commands of other terminals find our servers and worker while the context lasts."""
-        lines = [f"{name}={value}" for name, value in _environment(servers).items()]
+        lines = [f"{name}={value}" for name, value in (_environment(servers) | self.jwt_secret()).items()]
         if "metrics_port" not in self.named.model_fields_set:
             lines.append(f"{variables()['metrics_port']}={metrics_port}")
         self._write(LOCAL_ENV, "# Written by `slate up`; gone when it stops.\n" + "\n".join(lines) + "\n")
@@ -177,7 +186,7 @@ class LocalStack:
 
 
 def _password(state: dict[str, dict[str, Any]], name: str) -> str:
-    return str(state[name].setdefault("password", secrets.token_hex(24)))
+    return str(state.setdefault(name, {}).setdefault("password", secrets.token_hex(24)))
 
 
 def _environment(servers: list[Server]) -> dict[str, str]:

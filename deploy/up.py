@@ -14,7 +14,7 @@ from rich.console import Console
 
 from connectors.settings import Settings
 from deploy.alert_receiver import AlertReceiver
-from deploy.embedded import Server, free_port, port_is_free
+from deploy.embedded import HOST, Server, free_port, port_is_free
 from deploy.live import LiveView, PlainView, View
 from deploy.local import LocalStack
 from deploy.migrate import migrate_all
@@ -23,6 +23,7 @@ from deploy.sampler import Sampler
 from deploy.standins import EditorStandIn, studio
 from deploy.supervisor import Interrupted, Interrupts, Program, Supervisor
 from deploy.unity_mcp import install
+from realtime.terminal import token_of
 
 WORKERS = {"ingest": "flows.ingest", "rollups": "flows.rollups"}
 """Dataflows that run beside the servers, by name."""
@@ -32,6 +33,8 @@ _SAMPLE_INVALID = _SAMPLE_DUPLICATES = 0.01
 _SAMPLE_OUTAGE = "apply_patch"
 _SAMPLE_OUTAGE_AFTER_S = 20.0
 """A function of which every call fails for a minute, so that an alert can be seen."""
+_LOCAL_USER = "00000000-0000-4000-8000-000000000000"
+"""Whose token the page gets."""
 _WEBHOOK_URL, _WEBHOOK_SECRET = "SLATE_ALERT_WEBHOOK_URL", "SLATE_ALERT_WEBHOOK_SECRET"
 
 
@@ -82,6 +85,7 @@ def up(wishes: Wishes) -> None:
                     _start_sessions(stack, supervisor, settings, wishes, servers, console)
                 elif wishes.traffic:
                     _start_traffic(stack, supervisor, settings, wishes, console)
+                _start_page(stack, supervisor, settings, console)
                 _say(
                     console,
                     "Other terminals find this stack from here: try `slate doctor`, `slate alerts list`, "
@@ -153,6 +157,22 @@ def _start_workers(
         command = [sys.executable, "-m", "bytewax.run", module]
         supervisor.start(Program(name, command, environment=environment, log=log, port=ports[name]))
         _say(console, f"Started worker {name}: http://127.0.0.1:{ports[name]}/metrics, log {log}")
+
+
+def _start_page(stack: LocalStack, supervisor: Supervisor, settings: Settings, console: Console) -> None:
+    """The HTTP service, and the address of its page with a token in the fragment, which no browser sends anywhere."""
+    port = settings.api_port if settings.api_port and port_is_free(settings.api_port) else free_port()
+    here = settings.model_copy(update={"api_port": port, "api_host": HOST, "metrics_port": 0})
+    environment = os.environ | environment_of(here)
+    log = stack.log("api")
+    supervisor.start(
+        Program("api", [sys.executable, "-m", "realtime.api"], environment=environment, log=log, port=port)
+    )
+    token = ""
+    if settings.jwt_secret is not None:
+        permissions = ("spark:read", "spark:generate", "spark:admin")
+        token = "#token=" + token_of(settings, settings.jwt_secret, _LOCAL_USER, permissions)
+    _say(console, f"Started the live page: http://{HOST}:{port}/{token}")
 
 
 def _tell_alerts_to(receiver: AlertReceiver, settings: Settings) -> dict[str, str]:

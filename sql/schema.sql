@@ -217,6 +217,27 @@ $$;
 
 COMMENT ON FUNCTION slate.quantile(bins jsonb, share double precision) IS 'A quantile of a histogram, right to 1 % of itself';
 
+CREATE FUNCTION slate.quantiles(bins jsonb) RETURNS TABLE(p50 double precision, p95 double precision, p99 double precision)
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$
+SELECT
+    pg_catalog.min(value) FILTER (WHERE up_to > 0.5 * (n - 1)),
+    pg_catalog.min(value) FILTER (WHERE up_to > 0.95 * (n - 1)),
+    pg_catalog.min(value) FILTER (WHERE up_to > 0.99 * (n - 1))
+FROM (
+    SELECT
+        CASE
+            WHEN key::integer < 0 THEN 0
+            ELSE pg_catalog.power(1.01::double precision / 0.99, key::integer) * 2 / (1 + 1.01::double precision / 0.99)
+        END AS value,
+        pg_catalog.sum(value::bigint) OVER (ORDER BY key::integer) AS up_to,
+        pg_catalog.sum(value::bigint) OVER () AS n
+    FROM pg_catalog.jsonb_each_text(bins)
+) AS cumulative
+$$;
+
+COMMENT ON FUNCTION slate.quantiles(bins jsonb) IS 'Three quantiles of a histogram at once, each as slate.quantile gives it; NULL where it is empty';
+
 CREATE FUNCTION slate.rollup_differences(since date, until date) RETURNS TABLE(rollup text, day date, key text, model text, counted numeric[], wanted numeric[])
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog'
@@ -1375,17 +1396,37 @@ ALTER TABLE ONLY slate.windows
 
 CREATE INDEX spark_build_jobs_created_at ON public.spark_build_jobs USING btree (created_at);
 
+CREATE INDEX spark_build_jobs_session_created_at ON public.spark_build_jobs USING btree (session_id, created_at);
+
+CREATE INDEX spark_events_session_ts ON ONLY public.spark_events USING btree (session_id, ts);
+
 CREATE INDEX spark_events_ts_type ON ONLY public.spark_events USING btree (ts, type);
+
+CREATE INDEX spark_function_calls_failed_ts ON public.spark_function_calls USING btree (ts) WHERE (status = 'failed'::text);
+
+CREATE INDEX spark_function_calls_name_status_ts ON public.spark_function_calls USING btree (name, status, ts, id);
 
 CREATE INDEX spark_function_calls_ts ON public.spark_function_calls USING btree (ts);
 
 CREATE INDEX spark_generated_scripts_created_at ON public.spark_generated_scripts USING btree (created_at);
 
+CREATE INDEX spark_generated_scripts_session_created_at ON public.spark_generated_scripts USING btree (session_id, created_at);
+
+CREATE INDEX spark_previews_session_ts ON public.spark_previews USING btree (session_id, ts);
+
 CREATE INDEX spark_previews_ts ON public.spark_previews USING btree (ts);
 
 CREATE INDEX spark_sessions_active ON public.spark_sessions USING btree (started_at DESC) WHERE (ended_at IS NULL);
 
+CREATE INDEX spark_sessions_started ON public.spark_sessions USING btree (started_at DESC, id DESC) WHERE (started_at IS NOT NULL);
+
+CREATE INDEX spark_sessions_user_started ON public.spark_sessions USING btree (user_id, started_at DESC, id DESC) WHERE (user_id IS NOT NULL);
+
 CREATE INDEX spark_telemetry_ts ON public.spark_telemetry USING btree (ts);
+
+CREATE INDEX spark_usage_daily_session_day ON public.spark_usage_daily USING btree (session_id, day);
+
+CREATE INDEX spark_usage_session_ts ON public.spark_usage USING btree (session_id, ts);
 
 CREATE INDEX spark_usage_ts ON public.spark_usage USING btree (ts);
 
@@ -1399,7 +1440,11 @@ CREATE INDEX alert_signals_xid ON slate.alert_signals USING btree (xid);
 
 CREATE INDEX alerts_created_at ON slate.alerts USING btree (created_at);
 
+CREATE INDEX alerts_labels ON slate.alerts USING gin (labels jsonb_path_ops);
+
 CREATE INDEX dead_letters_received_at ON slate.dead_letters USING btree (received_at);
+
+CREATE INDEX dead_letters_waiting ON slate.dead_letters USING btree (id) INCLUDE (stage, code) WHERE (replayed_at IS NULL);
 
 CREATE INDEX windows_open ON slate.windows USING btree (start) WHERE (closed_at IS NULL);
 

@@ -1,0 +1,54 @@
+"""`python -m realtime.api`: serve until SIGTERM or Ctrl-C."""
+
+import sys
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from connectors import logs
+from connectors.errors import SlateError
+from connectors.settings import Settings
+from realtime.api.app import create_app
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; SLATE_API_HOST without it.")] = "",
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Its port; SLATE_API_PORT without it.")] = None,
+) -> None:
+    """Serve reads, live updates, sessions and the page that shows them.
+
+    Needs PostgreSQL and a key for users' tokens (SLATE_JWT_SECRET or SLATE_JWT_JWKS_URL). Sessions can be held where
+    OPENAI_REALTIME_API_KEY, UNITY_MCP_URL and NATS_URL are set. TLS is a proxy's business.
+    """
+    settings = Settings.load()
+    logs.configure(settings)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=host or settings.api_host,
+        port=settings.api_port if port is None else port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,
+        limit_concurrency=2000,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    uvicorn.Server(config).run()
+
+
+def main() -> None:
+    """Run it: exit code 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(serve)
+    try:
+        app(prog_name="python -m realtime.api")
+    except SlateError as error:
+        print(f"realtime.api: {error}", file=sys.stderr)  # noqa: T201 - a command's last words
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
