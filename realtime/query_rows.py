@@ -33,7 +33,8 @@ class Session(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class SessionTotals(Session, frozen=True, rename="camel", kw_only=True):
-    """A session and what it comes to; cost in US dollars, `errors` are failed calls."""
+    """A session and what it comes to; cost in US dollars, `errors` are failed calls, `built_at` when a build was last
+    heard of. Whatever happens in it changes one of these."""
 
     meta: Raw
     tokens_prompt: int
@@ -44,6 +45,8 @@ class SessionTotals(Session, frozen=True, rename="camel", kw_only=True):
     scripts: int
     previews: int
     builds: int
+    events: int
+    built_at: datetime | None
 
 
 class Moment(Struct, frozen=True, rename="camel", kw_only=True):

@@ -25,7 +25,15 @@ SELECT
     (
         SELECT count(*) FROM public.spark_build_jobs AS b
         WHERE s.session_id = b.session_id
-    ) AS builds
+    ) AS builds,
+    (
+        SELECT count(*) FROM public.spark_events AS e
+        WHERE s.session_id = e.session_id
+    ) AS events,
+    (
+        SELECT max(b.updated_at) FROM public.spark_build_jobs AS b
+        WHERE s.session_id = b.session_id
+    ) AS built_at
 FROM public.spark_sessions AS s
 CROSS JOIN
     LATERAL (

@@ -8,7 +8,6 @@ import { timeline } from "./timeline.js";
 
 const PAGE = 500;
 const PAUSE_MS = 1200;
-const EVERY_MS = 3000; // what changes nothing of the session itself, such as words, is looked for
 
 const TOTALS = [
   [
@@ -29,10 +28,8 @@ export function session(id, { signal, connected }) {
   const problem = problems();
   const moments = timeline(signal);
   const reread = reader(id, moments, problem, signal);
-  let known = false;
   const on = {
     session: (now) => {
-      known = true;
       problem.show("");
       about.replaceChildren(...facts(now));
       totals.replaceChildren(...TOTALS.map((one) => card(one, now)));
@@ -40,8 +37,6 @@ export function session(id, { signal, connected }) {
     },
     trouble: ({ error }) => problem.show(`The session cannot be read: ${error}`),
   };
-  const looking = setInterval(() => known && !document.hidden && reread(1), EVERY_MS);
-  signal.addEventListener("abort", () => clearInterval(looking));
   follow(id, on, problem, { signal, connected });
   return [
     h("p", {}, h("a", { href: "#/" }, "← Overview")),
