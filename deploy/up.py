@@ -128,8 +128,10 @@ def _start_sessions(
     editors = next(one for one in servers if isinstance(one, EditorStandIn))
     projects = [word for instance in editors.instances for word in ("--project", instance)]
     command = [sys.executable, "-m", "realtime.demo", "--sessions", str(wishes.demo_sessions), *projects]
-    environment = os.environ | environment_of(settings)
-    supervisor.start(Program("sessions", command, environment=environment, log=stack.log("sessions")))
+    port = free_port()
+    environment = os.environ | environment_of(settings.model_copy(update={"metrics_port": port}))
+    log = stack.log("sessions")
+    supervisor.start(Program("sessions", command, environment=environment, log=log, port=port))
     _say(console, f"Started {wishes.demo_sessions} sessions; scripts appear in {editors.directory}")
     _say(console, "Hold one yourself from another terminal: `slate session`")
 

@@ -11,7 +11,7 @@ import structlog
 import typer
 from pydantic import SecretStr
 
-from connectors import logs
+from connectors import logs, metrics
 from connectors.errors import SlateError
 from connectors.settings import Settings
 from realtime.backend import Backend
@@ -44,6 +44,7 @@ def demo(
     """Hold sessions until SIGTERM or Ctrl-C."""
     settings = Settings.load()
     logs.configure(settings)
+    metrics.serve(settings)
     unlimited = {"quota_tokens": 0, "quota_inputs": 0, "quota_sessions": 0}
     asyncio.run(_run(settings.model_copy(update=unlimited), project, sessions, seed))
 

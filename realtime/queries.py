@@ -66,11 +66,6 @@ def encode(answer: Any) -> bytes:
     return _encoder.encode(answer)
 
 
-def cache_key(read: str, user: UUID | None, **arguments: object) -> str:
-    """Where a cache keeps what a read returned: apart by user, so that nobody gets what is another's."""
-    return f"{read}:{user or 'all'}:{_encoder.encode(sorted(arguments.items())).decode()}"
-
-
 def _bigint(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
         raise ValueError("not an id")

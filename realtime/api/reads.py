@@ -91,12 +91,12 @@ async def _answer(request: Request, ttl_s: float, key: tuple[object, ...], load:
 
 
 async def kept(state: Any, ttl_s: float, key: tuple[object, ...], load: Load) -> bytes:
-    """JSON of a read, of the cache where it is there."""
+    """JSON of a read, of the cache where it is there. The key has all that the answer depends on."""
 
     async def encoded() -> bytes:
         return queries.encode(await load())
 
-    body: bytes = await state.cache.get("\0".join("" if one is None else str(one) for one in key), ttl_s, encoded)
+    body: bytes = await state.cache.get(queries.encode(key).decode(), ttl_s, encoded)
     return body
 
 

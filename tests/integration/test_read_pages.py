@@ -31,11 +31,11 @@ def latest(rows: Rows, time: str) -> list[tuple[Any, Any]]:
     return sorted(((row[time], row["id"]) for row in rows), reverse=True)
 
 
-limits = st.integers(1, 60) | st.sampled_from([1, 2, 499, 500])
+limits = st.integers(1, 20) | st.sampled_from([1, 2, 499, 500])
 
 
 @hypothesis_settings(max_examples=25, deadline=None)
-@given(limits, st.integers(-1, 11), st.data())
+@given(limits, st.just(-1) | st.integers(0, 11), st.data())
 def test_walking_the_pages_gives_every_row_of_the_user_once_the_latest_first(
     simulated: Told, limit: int, who: int, data: st.DataObject
 ) -> None:
@@ -43,7 +43,7 @@ def test_walking_the_pages_gives_every_row_of_the_user_once_the_latest_first(
     name = data.draw(st.sampled_from([None, None, *sorted({row["name"] for row in simulated.calls}), "none"]))
     status = data.draw(st.sampled_from([None, "failed", "success"]))
     of = data.draw(st.sampled_from([None, None, *sorted(row["session_id"] for row in simulated.sessions)]))
-    limit = limit if user or of else max(limit, 20)
+    many = limit if user or of else max(limit, 50)
 
     async def all_lists(reader: Reader) -> None:
         own = simulated.of(simulated.sessions, user)
@@ -56,14 +56,14 @@ def test_walking_the_pages_gives_every_row_of_the_user_once_the_latest_first(
             for row in simulated.of(simulated.calls, user)
             if name in (None, row["name"]) and status in (None, row["status"]) and of in (None, row["session_id"])
         ]
-        called = await walk(reader, queries.function_calls, user, limit=limit, session_id=of, name=name, status=status)
+        called = await walk(reader, queries.function_calls, user, limit=many, session_id=of, name=name, status=status)
         assert [(one.ts, one.id) for one in called] == latest(calls, "ts")
         for read, rows, time in (
             (queries.scripts, simulated.scripts, "created_at"),
             (queries.previews, simulated.previews, "ts"),
             (queries.builds, simulated.builds, "created_at"),
         ):
-            found = await walk(reader, read, user, limit=limit, session_id=of)
+            found = await walk(reader, read, user, limit=many, session_id=of)
             wanted = [row for row in simulated.of(rows, user) if of in (None, row["session_id"])]
             assert [(getattr(one, time), one.id) for one in found] == latest(wanted, time)
 

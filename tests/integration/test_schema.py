@@ -247,7 +247,7 @@ def test_a_new_month_has_the_indexes_the_key_and_the_comments_of_all_months(sett
         )
         of_parent = column(connection, indexes.format("'ONLY'", ""))
         assert of_parent == column(connection, indexes.format("'ONLY'", "_2025_03"))
-        assert len(of_parent[0]) == 2
+        assert len(of_parent[0]) == 3
         assert column(connection, "SELECT indexrelid FROM pg_index WHERE NOT indisvalid") == []
         assert column(connection, WITHOUT_COMMENT) == []
         about = column(connection, "SELECT obj_description('spark_events_2025_03'::regclass, 'pg_class')")

@@ -107,6 +107,7 @@ async def walk(
         page = await read(reader, *of, cursor=cursor, limit=limit, **more)
         assert page.items or cursor is None
         assert len(page.items) == limit or page.next is None
+        assert page.next is None or page.next != cursor
         found += page.items
         cursor = page.next
         if cursor is None:
