@@ -58,6 +58,7 @@ PUBLISHED: Final = Counter("spark_outbox_published", "Events that JetStream has 
 REJECTED: Final = Counter("spark_outbox_rejected", "Events that JetStream refused and spark.dlq holds")
 PENDING: Final = Gauge("spark_outbox_pending", "Events that JetStream has not acknowledged yet")
 BYTES: Final = Gauge("spark_outbox_bytes", "Size of the files that hold them")
+MAX_BYTES: Final = Gauge("spark_outbox_max_bytes", "How large they may become (SLATE_SPILL_MAX_BYTES)")
 ACK_SECONDS: Final = Histogram(
     "spark_outbox_ack_seconds",
     "From the acceptance of an event to JetStream's acknowledgement",
@@ -105,6 +106,7 @@ class Outbox:
         """
         settings.nats_servers()
         outbox = cls(settings, Journal(directory, max_bytes))
+        MAX_BYTES.set(max_bytes)
         try:
             await outbox._adopt()
         except BaseException:

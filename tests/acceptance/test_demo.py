@@ -62,7 +62,7 @@ def test_what_a_user_says_becomes_a_script_a_preview_and_rows_of_every_kind(
         demo.send(signal.SIGINT)
         assert demo.wait() == 0
         stops = re.findall(r"Stopping ([\w ]+) \.\.\. ok", demo.output)
-        assert stops[:6] == ["sessions", "rollups", "ingest", "Unity editors", "Unity MCP", "OpenAI Realtime"]
+        assert stops[:7] == ["api", "sessions", "rollups", "ingest", "Unity editors", "Unity MCP", "OpenAI Realtime"]
     eventually(lambda: not running_below(tmp_path))
 
 

@@ -44,15 +44,14 @@ def test_rows_arrive_ctrl_c_stops_everything_and_a_second_up_keeps_the_data(tmp_
         assert (tmp_path / ".slate" / "env").stat().st_mode & 0o777 == 0o600
         assert (tmp_path / ".slate").stat().st_mode & 0o777 == 0o700
         first = up.settings()
-        up.says("msg/s")
+        eventually(lambda: re.search(r"today: [1-9][\d,]* tokens, \$\d", up.output), 30, what="today's figures")
         up.send(signal.SIGINT)
         assert up.wait() == 0
         said = up.output
     nothing_runs(tmp_path)
     assert re.search(r"Starting PostgreSQL 18\S* on 127.0.0.1:\d+ \.\.\. ok", said)
     stops = re.findall(r"Stopping (\S+) \.\.\. ok", said)
-    assert stops == ["traffic", "rollups", "ingest", "Valkey", "NATS", "PostgreSQL"]
-    assert re.search(r"today: [1-9][\d,]* tokens, \$\d", said)
+    assert stops == ["api", "traffic", "rollups", "ingest", "Valkey", "NATS", "PostgreSQL"]
     assert not (tmp_path / ".slate" / "env").exists()
 
     with Up(tmp_path, "--no-traffic") as up:
@@ -169,7 +168,7 @@ def test_servers_that_the_user_names_are_used_and_none_is_started(tmp_path: Path
         up.says(STARTED)
         with connect(empty_settings) as connection:
             eventually(lambda: connection.execute("SELECT FROM spark_events LIMIT 1").fetchone() is not None, 30)
-        assert len(running_below(tmp_path)) == 4  # slate up, ingest, rollups, traffic
+        assert len(running_below(tmp_path)) == 5  # slate up, ingest, rollups, traffic, api
         up.send(signal.SIGINT)
         assert up.wait() == 0
         said = up.output
