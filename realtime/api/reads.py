@@ -262,13 +262,7 @@ async def scripts(
     request: Request, identity: User, session_id: OfSession = None, cursor: Cursor = None, limit: Limit = 50
 ) -> Response:
     """Scripts without their content, the latest first."""
-    user = _user(identity)
-    return await _answer(
-        request,
-        LISTS_S,
-        ("scripts", user, session_id, cursor, limit),
-        lambda: queries.scripts(_reader(request), user, session_id=session_id, cursor=cursor, limit=limit),
-    )
+    return await _listing(request, identity, "scripts", queries.scripts, session_id, cursor, limit)
 
 
 @router.get("/scripts/{script_id}", response_class=Response, responses=documented(rows.WholeScript, 404))
@@ -291,13 +285,7 @@ async def previews(
     request: Request, identity: User, session_id: OfSession = None, cursor: Cursor = None, limit: Limit = 50
 ) -> Response:
     """Steps of previews, the latest first."""
-    user = _user(identity)
-    return await _answer(
-        request,
-        LISTS_S,
-        ("previews", user, session_id, cursor, limit),
-        lambda: queries.previews(_reader(request), user, session_id=session_id, cursor=cursor, limit=limit),
-    )
+    return await _listing(request, identity, "previews", queries.previews, session_id, cursor, limit)
 
 
 @router.get("/builds", response_class=Response, responses=documented(rows.Page[rows.Build]))
@@ -305,13 +293,7 @@ async def builds(
     request: Request, identity: User, session_id: OfSession = None, cursor: Cursor = None, limit: Limit = 50
 ) -> Response:
     """Build jobs, the latest first."""
-    user = _user(identity)
-    return await _answer(
-        request,
-        LISTS_S,
-        ("builds", user, session_id, cursor, limit),
-        lambda: queries.builds(_reader(request), user, session_id=session_id, cursor=cursor, limit=limit),
-    )
+    return await _listing(request, identity, "builds", queries.builds, session_id, cursor, limit)
 
 
 @router.get("/usage", response_class=Response, responses=documented(Items[rows.Usage]))
@@ -425,6 +407,25 @@ async def frame(
     if directory is None or not (directory / folder / name).is_file():
         raise NotFoundError("there is no such picture here")
     return FileResponse(directory / folder / name, headers={"cache-control": "private, max-age=86400, immutable"})
+
+
+async def _listing(
+    request: Request,
+    identity: Identity,
+    name: str,
+    read: Callable[..., Awaitable[object]],
+    session_id: str | None,
+    cursor: str | None,
+    limit: int,
+) -> Response:
+    """A page of what belongs to sessions."""
+    user = _user(identity)
+    return await _answer(
+        request,
+        LISTS_S,
+        (name, user, session_id, cursor, limit),
+        lambda: read(_reader(request), user, session_id=session_id, cursor=cursor, limit=limit),
+    )
 
 
 def _reader(request: Request) -> Any:
