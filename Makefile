@@ -44,9 +44,11 @@ format: install ## put code and SQL in the house's form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: install ## compile requirements.txt again from pyproject.toml
+lock: install ## compile the requirements again from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes \
 	  --no-header --quiet pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet \
+	  --constraints requirements.txt pyproject.toml --output-file deploy/container/requirements.txt
 
 schema: install ## record the schema that the migrations make, in sql/schema.sql
 	$(BIN)/python -m tests.migration.recorded
