@@ -1,6 +1,7 @@
 """What was read, for a short time, in Redis: all processes share it, and of all that want it at once one reads it.
 
-Guarantee: a value is at most `ttl_s` old when it is given, or `ttl_s` + `STALE_S` while somebody is reading it anew.
+Guarantee: a value is at most `ttl_s` + `NEAR_S` old when it is given, and `STALE_S` more while somebody is reading it
+anew. For `NEAR_S` a process gives what it was given itself, so that what many want costs Redis a question now and then.
 An error is not kept: it goes to all in this process that wait for the value, and the next ask again. A reader that dies
 keeps the others waiting for `LOCK_S` at most. While Redis is away each process keeps values for itself, within a bound.
 """
@@ -22,8 +23,10 @@ LOCK_S: Final = 10.0
 """After so long somebody else may read what one process has begun to read. Longer than any read takes."""
 STALE_S: Final = 5.0
 """For so long after its time a value is given to those who would have to wait."""
+NEAR_S: Final = 0.25
+"""For so long a process does not ask again."""
 LOCAL_BYTES: Final = 16 << 20
-"""How much a process keeps for itself while Redis is away."""
+"""How much a process keeps for itself, near and while Redis is away, each."""
 READS: Final = Counter(
     "spark_read_cache", "Reads by what the cache did: hit, stale (another reads it anew), or miss", ["result"]
 )
@@ -98,6 +101,7 @@ class ReadCache:
     def __init__(self, client: Redis | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._memory = _Memory(clock)
+        self._near = _Memory(clock)
         self._fallback = Fallback("read_cache", clock)
         self._flights: dict[str, _Flight] = {}
         if client is not None:
@@ -111,6 +115,10 @@ class ReadCache:
             ttl_s: how old a value may be, seconds.
             load: reads it; it goes on when whoever asked is cancelled, for others may wait for it.
         """
+        near = self._near.get(key)
+        if near is not None:
+            READS.labels(result="hit").inc()
+            return near
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()
@@ -121,6 +129,8 @@ class ReadCache:
             return flight.stale
         value, result = await asyncio.shield(flight.task)
         READS.labels(result=result).inc()
+        if result != "stale":
+            self._near.put(key, value, min(NEAR_S, ttl_s))
         return value
 
     def _landed(self, key: str, task: "asyncio.Task[tuple[bytes, str]]") -> None:

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from connectors import read_cache
-from connectors.read_cache import LOCAL_BYTES, ReadCache
+from connectors.read_cache import LOCAL_BYTES, NEAR_S, ReadCache
 from deploy.servers import ValkeyServer
 from tests.support.redis_client import connected, in_loop
 from tests.support.waiting import until
@@ -222,7 +222,23 @@ async def test_who_stops_waiting_stops_nobody_else(valkey: ValkeyServer, key: st
 
 
 @in_loop
-async def test_without_redis_each_goes_on_by_itself_and_comes_back(valkey: ValkeyServer, key: str) -> None:
+async def test_what_many_want_costs_redis_a_question_now_and_then(valkey: ValkeyServer, key: str) -> None:
+    async with connected(valkey) as client:
+        cache, source = ReadCache(client), Source()
+        await cache.get(key, 30, source)
+        before = (await client.info("stats"))["total_commands_processed"]
+        began = time.monotonic()
+        for _ in range(1000):
+            assert await cache.get(key, 30, source) == b"first"
+        asked = (await client.info("stats"))["total_commands_processed"] - before
+        assert asked <= 5 * (2 + (time.monotonic() - began) / NEAR_S)
+
+
+@in_loop
+async def test_without_redis_each_goes_on_by_itself_and_comes_back(
+    valkey: ValkeyServer, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_cache, "NEAR_S", 0.0)
     valkey.start()
     async with connected(valkey) as client:
         cache, source = ReadCache(client), Source()
