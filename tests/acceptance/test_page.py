@@ -166,9 +166,12 @@ def test_a_session_tells_its_story(browser: Browser, site: Site) -> None:
     sign_in(browser, site)
     browser.click(f"tr[data-session='{SESSION}'] a")
     browser.says("Live", "#connection")
-    browser.says("Usage", ".filter")
-    kinds = {one.get_attribute("data-kind") for one in browser.all(".timeline li")}
-    assert kinds == {"event", "call", "script", "preview", "build", "usage"}
+    all_kinds = {"event", "call", "script", "preview", "build", "usage"}
+
+    def shown() -> bool:
+        return {one.get_attribute("data-kind") for one in browser.all(".timeline li")} == all_kinds
+
+    eventually(shown, what="a line of each kind")
     for words in ("I write a script.", "hunk 2 fails", "took 1.24 sec", PROMPT, "job job-7", "$0.0123"):
         assert words in browser.text(".timeline"), words
     assert browser.text("[data-card='Calls'] .figure").isdigit()

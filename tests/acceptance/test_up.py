@@ -85,7 +85,8 @@ def test_what_is_killed_is_reported_and_comes_back(tmp_path: Path, part: str) ->
         os.kill(pid, signal.SIGKILL)
         up.says("SIGKILL")
         up.says("runs again")
-        assert up.pid_of(part) != pid
+        # It has its own command line only once the guard that starts it has become it.
+        eventually(lambda: up.pid_of(part) != pid, what=f"another {part}")
         rows_arrive(up, up.stored())
         up.send(signal.SIGINT)
         assert up.wait() == 0
