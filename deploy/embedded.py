@@ -14,7 +14,7 @@ from time import monotonic
 from typing import ClassVar
 
 from connectors.errors import ConnectionFailedError
-from deploy.processes import kill_tree, signal_tree, spawn, tail
+from deploy.processes import kill_tree, signal_tree, spawn, tail, tree
 
 HOST = "127.0.0.1"
 
@@ -68,7 +68,7 @@ class Server(ABC):
         self.log = log.absolute() if log is not None else self.directory / "server.log"
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._paused = False
+        self._waker: subprocess.Popen[bytes] | None = None
 
     @property
     def running(self) -> bool:
@@ -95,9 +95,9 @@ class Server(ABC):
         """
         if self.running:
             return
+        self.resume()  # one that died while it was paused
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._prepare()
-        self._paused = False
         deadline = monotonic() + self.deadline_s
         while not self._try_start(deadline):
             pass
@@ -140,19 +140,26 @@ class Server(ABC):
         """SIGKILL all its processes, and wait until they are gone."""
         if self._process is not None:
             kill_tree(self._process)
-        self._paused = False
+        self.resume()
 
     def pause(self) -> None:
-        """SIGSTOP all its processes: connections stay open, nobody answers."""
-        if self.pid is not None:
+        """SIGSTOP all its processes: connections stay open, nobody answers. If we die meanwhile they go on, and end."""
+        if self.pid is not None and self._waker is None:
             signal_tree(self.pid, signal.SIGSTOP)
-            self._paused = True
+            # What is stopped hears no signal but SIGKILL, not even that of its parent's death: a shell that reads from
+            # us wakes it when our end of the pipe is gone.
+            self._waker = subprocess.Popen(  # noqa: S603 - numbers of processes
+                ["/bin/sh", "-c", 'read -r _; kill -CONT "$@"', "waker", *map(str, tree(self.pid))],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
     def resume(self) -> None:
         """End a pause."""
-        if self._paused and self.pid is not None:
-            signal_tree(self.pid, signal.SIGCONT)
-        self._paused = False
+        if self._waker is not None:
+            self._waker.communicate()
+            self._waker = None
 
     @abstractmethod
     def environment(self) -> dict[str, str]:

@@ -317,17 +317,21 @@ servers = [
 ]
 for server in servers:
     server.start()
-print("ready", *[server.pid for server in servers], flush=True)
+pids = [server.pid for server in servers]
+if "pause" in sys.argv:
+    for server in servers:
+        server.pause()
+print("ready", *pids, flush=True)
 signal.pause()
 """
 
 
-def start_and_kill_a_parent(directory: Path, uid: int | None = None) -> list[int]:
+def start_and_kill_a_parent(directory: Path, *options: str, uid: int | None = None) -> list[int]:
     """Start the servers in another process, kill only that one, and return the pids of all servers."""
     log = directory / "parent.log"
     log.unlink(missing_ok=True)
     parent = spawn(
-        [sys.executable, "-c", PARENT, directory],
+        [sys.executable, "-c", PARENT, directory, *options],
         log=log,
         environment={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
         directory=directory,
@@ -355,6 +359,11 @@ def start_and_kill_a_parent(directory: Path, uid: int | None = None) -> list[int
 def test_servers_end_when_their_parent_is_killed_and_start_again_at_once(tmp_path: Path) -> None:
     start_and_kill_a_parent(tmp_path)
     members = start_and_kill_a_parent(tmp_path)
+    eventually(lambda: not [one for one in members if alive(one)], what="all servers end")
+
+
+def test_servers_end_when_their_parent_is_killed_while_they_are_paused(tmp_path: Path) -> None:
+    members = start_and_kill_a_parent(tmp_path, "pause")
     eventually(lambda: not [one for one in members if alive(one)], what="all servers end")
 
 
