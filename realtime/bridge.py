@@ -11,13 +11,14 @@ no server, no editor, no answer. An editor that refuses, or is busy, has answere
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple
 
 import stamina
 import structlog
 
 from connectors.breaker import Breaker
+from connectors.errors import SlateError
 from connectors.frames import FrameStore
 from connectors.unity import (
     CALL_TIMEOUT_S,
@@ -30,6 +31,7 @@ from connectors.unity import (
     UnityServer,
     UnityUnavailableError,
 )
+from realtime.builds import Build, OnBuild, build_of
 from realtime.patch import edits_of, patched
 from realtime.preview_cache import PreviewCache, View
 
@@ -62,33 +64,6 @@ class Preview(NamedTuple):
     cached: bool
     width: int
     height: int
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """How a build goes."""
-
-    job_id: str
-    state: Literal["building", "completed", "failed", "timeout"]
-    target: str = ""
-    output_path: str = ""
-    error: str = ""
-    seconds: float = 0.0
-    """Since it was asked for."""
-
-    @property
-    def over(self) -> bool:
-        """Whether it will not change any more."""
-        return self.state != "building"
-
-
-OnBuild = Callable[[Build], Awaitable[None]]
-_RESULTS: Final[Mapping[str, Literal["completed", "failed"]]] = {
-    "succeeded": "completed",
-    "failed": "failed",
-    "cancelled": "failed",
-    "skipped": "failed",
-}
 
 
 def counts(error: BaseException) -> bool:
@@ -352,44 +327,34 @@ class UnityBridge:
         Raises:
             UnityError: there is no such build, or Unity cannot be asked. A build that holds the editor up is building.
         """
-        answer = await self._look("manage_build", action="status", job_id=job_id)
-        data = answer.data
-        result = str(data.get("result", ""))
-        if answer.pending or result not in _RESULTS:
-            return Build(job_id, "building", str(data.get("platform") or ""), str(data.get("output_path") or ""))
-        error = "" if result == "succeeded" else answer.message or f"the build was {result}"
-        return Build(
-            job_id, _RESULTS[result], str(data.get("platform") or ""), str(data.get("output_path") or ""), error
-        )
+        return build_of(job_id, await self._look("manage_build", action="status", job_id=job_id))
 
     async def _follow(self, build: Build, on_build: OnBuild) -> None:
         began = asyncio.get_running_loop().time()
         while not build.over:
             await asyncio.sleep(self._build_poll_s)
-            seconds = asyncio.get_running_loop().time() - began
-            build = await self._seen(build, seconds)
-            await on_build(build)
+            build = await self._seen(replace(build, seconds=asyncio.get_running_loop().time() - began))
+            try:
+                await on_build(build)
+            except SlateError as error:
+                _log.error("a build cannot be told of", job_id=build.job_id, state=build.state, why=str(error))
         del self._polls[build.job_id]
 
-    async def _seen(self, build: Build, seconds: float) -> Build:
-        target, output = build.target, build.output_path
+    async def _seen(self, build: Build) -> Build:
         try:
             # Not through the breaker: an editor that builds may answer nothing else for minutes, and is well.
             answer = await self._server.call(
                 self.instance, "manage_build", {"action": "status", "job_id": build.job_id}, timeout_s=_ANSWERS_BY_S
             )
-            result = str(answer.data.get("result", ""))
-            if not answer.pending and result in _RESULTS:
-                error = "" if result == "succeeded" else answer.message or f"the build was {result}"
-                return Build(build.job_id, _RESULTS[result], target, output, error, seconds)
+            now = build_of(build.job_id, answer)
+            build = replace(build, state=now.state, error=now.error)
         except UnityRefusedError as error:
-            return Build(build.job_id, "failed", target, output, str(error), seconds)
+            return replace(build, state="failed", error=str(error))
         except UnityError as error:
             _log.info("a build cannot be asked for now", job_id=build.job_id, why=str(error))
-        if seconds >= self._build_timeout_s:
-            error_text = f"not over after {self._build_timeout_s:g} s"
-            return Build(build.job_id, "timeout", target, output, error_text, seconds)
-        return Build(build.job_id, "building", target, output, seconds=seconds)
+        if not build.over and build.seconds >= self._build_timeout_s:
+            return replace(build, state="timeout", error=f"not over after {self._build_timeout_s:g} s")
+        return build
 
     # ---- calls -----------------------------------------------------------------------------------------------
 
@@ -428,18 +393,17 @@ class UnityBridge:
 
     async def _surely(self, do: Callable[[], Awaitable[Answer]], is_done: Callable[[], Awaitable[bool]]) -> Answer:
         """Do it, look whether it was done where the outcome is unknown, and do it once more where it was not."""
-        try:
-            return await do()
-        except UnityOutcomeUnknownError as unknown:
-            _log.warning("the outcome of a call is unknown: looking", instance=self.instance, why=str(unknown))
-            if await self._found(is_done, unknown):
-                return Answer({}, "done: seen after the answer was lost")
-        try:
-            return await do()
-        except UnityOutcomeUnknownError as unknown:
-            if await self._found(is_done, unknown):
-                return Answer({}, "done: seen after the answer was lost")
-            raise
+        again = True
+        while True:
+            try:
+                return await do()
+            except UnityOutcomeUnknownError as unknown:
+                _log.warning("the outcome of a call is unknown: looking", instance=self.instance, why=str(unknown))
+                if await self._found(is_done, unknown):
+                    return Answer({}, "done: seen after the answer was lost")
+                if not again:
+                    raise
+                again = False
 
     @staticmethod
     async def _found(is_done: Callable[[], Awaitable[bool]], unknown: UnityOutcomeUnknownError) -> bool:

@@ -9,7 +9,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from realtime.bridge import Build, Preview
+from realtime.bridge import Preview
+from realtime.builds import Build
 from realtime.scrub import ScrubError, scrub
 
 MAX_OUTPUT: Final = 64 << 10

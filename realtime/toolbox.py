@@ -5,7 +5,8 @@ import time
 from typing import Any
 
 from connectors.errors import SlateError
-from realtime.bridge import Build, UnityBridge, Written
+from realtime.bridge import UnityBridge, Written
+from realtime.builds import Build
 from realtime.steps import Steps
 from realtime.tools import (
     ApplyCodePatch,

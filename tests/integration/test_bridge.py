@@ -9,6 +9,7 @@ import redis.asyncio
 from pydantic import SecretStr
 
 from connectors.breaker import CircuitOpenError
+from connectors.errors import PublishError
 from connectors.unity import (
     UnityBusyError,
     UnityOutcomeUnknownError,
@@ -19,7 +20,8 @@ from connectors.unity import (
 from deploy.servers import ValkeyServer
 from deploy.unity_mcp import UnityMcpServer
 from realtime import bridge as bridge_module
-from realtime.bridge import Build, sha256
+from realtime.bridge import sha256
+from realtime.builds import Build
 from realtime.patch import PatchError
 from tests.standins.editor import Editor
 from tests.support.unity import bridging, connected, editing
@@ -45,10 +47,7 @@ def _no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_tool_does_in_the_project_what_it_says(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path / "frames") as unity,
-        ):
+        async with connected(unity_mcp, tmp_path) as (editor, unity):
             assert (await unity.write_script(PATH, CODE)).change == "created"
             assert (editor.root / PATH).read_text() == CODE
             again = await unity.write_script(PATH, CODE)
@@ -79,10 +78,7 @@ def test_each_tool_does_in_the_project_what_it_says(unity_mcp: UnityMcpServer, t
 
 def test_a_patch_changes_what_it_was_made_for_and_nothing_else(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path / "frames") as unity,
-        ):
+        async with connected(unity_mcp, tmp_path) as (editor, unity):
             file = editor.root / PATH
             file.parent.mkdir(parents=True)
             for text in (CODE, CODE.rstrip("\n"), CODE.replace("\n", "\r\n")):
@@ -105,10 +101,7 @@ def test_a_patch_changes_what_it_was_made_for_and_nothing_else(unity_mcp: UnityM
 
 def test_a_patch_at_the_end_of_a_file_without_a_last_newline(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path / "frames") as unity,
-        ):
+        async with connected(unity_mcp, tmp_path) as (editor, unity):
             file = editor.root / PATH
             file.parent.mkdir(parents=True)
             for last in ("c", "c // 🎮 🎮"):  # columns are those of C#, in UTF-16
@@ -121,10 +114,7 @@ def test_a_patch_at_the_end_of_a_file_without_a_last_newline(unity_mcp: UnityMcp
 
 def test_a_script_that_somebody_changes_meanwhile_is_not_patched(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path / "frames") as unity,
-        ):
+        async with connected(unity_mcp, tmp_path) as (editor, unity):
             file = editor.root / PATH
             file.parent.mkdir(parents=True)
             file.write_text(CODE)
@@ -166,10 +156,7 @@ def test_two_projects_at_once_never_mix(unity_mcp: UnityMcpServer, tmp_path: Pat
 
 def test_an_editor_that_is_lost_before_it_acts_is_asked_once_more(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path / "frames") as unity,
-        ):
+        async with connected(unity_mcp, tmp_path) as (editor, unity):
             with pytest.raises(UnityOutcomeUnknownError, match="disconnected"):
                 await unity.write_script("Assets/Scripts/DropIt.cs", CODE)
             assert len(_creates(editor)) == 2
@@ -180,10 +167,7 @@ def test_an_editor_that_is_lost_before_it_acts_is_asked_once_more(unity_mcp: Uni
 
 def test_what_was_done_before_the_answer_was_lost_counts_as_done(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path / "frames") as unity,
-        ):
+        async with connected(unity_mcp, tmp_path) as (editor, unity):
             file = editor.root / "Assets/Scripts/ReloadIt.cs"
             assert (await unity.write_script("Assets/Scripts/ReloadIt.cs", CODE)).change == "created"
             # An update is not looked up by the server itself.
@@ -214,10 +198,7 @@ def test_the_breaker_takes_no_offence_at_an_editor_that_refuses_or_is_busy(
     unity_mcp: UnityMcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path, failures=1) as unity,
-        ):
+        async with connected(unity_mcp, tmp_path, failures=1) as (editor, unity):
             with pytest.raises(UnityRefusedError, match="validation_failed"):
                 await unity.write_script("Assets/Scripts/ErrIt.cs", CODE)
             with pytest.raises(UnityRefusedError, match="simulated handler exception"):
@@ -236,10 +217,7 @@ def test_a_server_that_is_away_or_killed_amid_a_call_opens_the_breaker(
     unity_mcp: UnityMcpServer, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
-        async with (
-            editing(unity_mcp, tmp_path) as editor,
-            bridging(unity_mcp, editor.instance, tmp_path, failures=2) as unity,
-        ):
+        async with connected(unity_mcp, tmp_path, failures=2) as (editor, unity):
             slow = asyncio.create_task(unity.write_script("Assets/Scripts/Slow20.cs", CODE))
             await until(lambda: _creates(editor))
             await asyncio.to_thread(unity_mcp.kill)
@@ -303,6 +281,25 @@ def test_a_build_is_followed_until_it_is_over_even_where_it_holds_the_editor_up(
     assert {one.state for one in asyncio.run(scenario(False, "succeeded", "completed"))[:-1]} == {"building"}
     assert asyncio.run(scenario(True, "succeeded", "completed"))[-1].error == ""
     assert "failed" in asyncio.run(scenario(False, "failed", "failed"))[-1].error
+
+
+def test_a_build_is_followed_on_when_it_cannot_be_told_of_for_a_time(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        told: list[Build] = []
+        over = asyncio.Event()
+
+        async def on_build(build: Build) -> None:
+            told.append(build)
+            if not build.over:
+                raise PublishError("no room")
+            over.set()
+
+        async with connected(unity_mcp, tmp_path, editor={"build_s": 0.5}, build_poll_s=0.1) as (_, unity):
+            await unity.start_build("webgl", False, on_build)
+            await asyncio.wait_for(over.wait(), 20)
+            assert [one.state for one in told[-2:]] == ["building", "completed"]
+
+    asyncio.run(scenario())
 
 
 def test_a_build_that_does_not_end_times_out(unity_mcp: UnityMcpServer, tmp_path: Path) -> None:
