@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, Self
@@ -20,7 +21,7 @@ from connectors.outbox import Outbox
 from connectors.redis_fallback import Fallback
 from connectors.settings import Settings
 from connectors.unity import UnityServer
-from realtime.auth import Authenticator, Identity, Permission
+from realtime.auth import Authenticator, Identity, NotAllowedError, Permission
 from realtime.bridge import UnityBridge
 from realtime.preview_cache import PreviewCache
 from realtime.quota import Quota
@@ -28,6 +29,8 @@ from realtime.steps import Steps
 
 _REDIS_TIMEOUT_S: Final = 0.5
 _REDIS_CONNECTIONS: Final = 32
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 _log = structlog.get_logger(__name__)
 
@@ -87,6 +90,8 @@ class Backend:
         identity.require(Permission.GENERATE)
         if user_id is not None and user_id.lower() != identity.user_id:
             identity.require(Permission.ADMIN)
+            if not _UUID.fullmatch(user_id):
+                raise NotAllowedError("a session is of a user by their UUID, such as a token's `sub`")
         return identity
 
     def openai(self, api_key: SecretStr | None) -> AsyncOpenAI:

@@ -192,14 +192,16 @@ class SparkRealtimeSession:
         self._token = SecretStr(token)
 
     async def health(self) -> dict[str, Any]:
-        """Whether each part works: OpenAI, NATS and what waits for it, Unity."""
-        age_s = self._dialogue.age_s if self._open else None
+        """Whether each part works: OpenAI, NATS and what waits for it, Unity; if it is not open, only that."""
+        if not self._open:
+            return {"session": self.session_id, "open": False}
+        age_s = self._dialogue.age_s
         return {
             "session": self.session_id,
-            "open": self._open,
+            "open": True,
             "openai": {"connected": age_s is not None, "age_s": round(age_s, 1) if age_s is not None else None},
             "nats": {"connected": self._backend.events.connected, "pending": self._backend.events.pending},
-            "unity": await self._bridge.health() if self._open else None,
+            "unity": await self._bridge.health(),
         }
 
     # ---- what happens ----------------------------------------------------------------------------------------

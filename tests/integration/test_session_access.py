@@ -58,7 +58,11 @@ def test_a_token_that_is_not_good_gets_nothing(play: Play) -> None:
             await it.session(token=token(permissions=("spark:read",))).connect()
         with pytest.raises(NotAllowedError, match="spark:admin"):
             await it.session(user_id=other).connect()
-        async with it.session(token=token(permissions=("spark:admin",)), user_id=other) as session:
+        admin = token(permissions=("spark:admin",))
+        for wrong in ("", "somebody", f"{other}\n"):
+            with pytest.raises(NotAllowedError, match="UUID"):
+                await it.session(token=admin, user_id=wrong).connect()
+        async with it.session(token=admin, user_id=other) as session:
             assert session.user_id == other
 
     events = play(openai, scenario)
@@ -83,6 +87,7 @@ def test_a_token_that_expires_meanwhile_ends_the_inputs_until_it_is_renewed(play
 def test_a_session_is_not_used_before_or_after_its_time(play: Play) -> None:
     async def scenario(it: Studio) -> None:
         session = it.session()
+        assert await session.health() == {"session": session.session_id, "open": False}
         with pytest.raises(SessionError, match="connect"):
             await session.send_user_input("Hello?")
         await session.connect()
