@@ -83,6 +83,8 @@ async def connect(
             reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; any number sleeps
             connect_timeout=3,
             ping_interval=10,
+            inbox_prefix=settings.nats_inbox,
+            tls=settings.tls() if any(one.startswith("tls://") for one in servers) else None,
             max_outstanding_pings=2,
             **options,
         )
@@ -130,8 +132,18 @@ def stream_config(settings: Settings) -> StreamConfig:
 
 
 def partition_numbers(settings: Settings) -> list[int]:
-    """All partitions that are read."""
+    """All partitions of the stream."""
     return [UNPARTITIONED, *(range(settings.partitions) if settings.partitions > 1 else ())]
+
+
+def partitions_to_read(settings: Settings) -> list[int]:
+    """Those that a worker of ingest reads; what is not partitioned goes with the first.
+
+    Raises:
+        ConfigurationError: SLATE_WORKER_PARTITIONS names one that the stream has not.
+    """
+    read = settings.partitions_read
+    return [one for one in partition_numbers(settings) if max(one, 0) in read]
 
 
 def partition_filter(partition: int) -> str:

@@ -16,7 +16,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
 from connectors.errors import ConfigurationError, StreamError
-from connectors.jetstream import check_stream, ensure_stream, partition_numbers
+from connectors.jetstream import check_stream, ensure_stream, partitions_to_read
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.outcomes import DeadLetter
 from connectors.publisher import Publisher
@@ -112,6 +112,7 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
         if not purpose.isidentifier():
             raise ConfigurationError(f"the purpose {purpose!r} of a NATS source must be one word")
         settings.nats_servers()
+        partitions_to_read(settings)
         self._settings = settings
         self._purpose = purpose
         self._positions = positions
@@ -121,7 +122,7 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
 
     def list_parts(self) -> list[str]:
         """Partition keys, `"{index}-{stream}"`."""
-        return [f"{number}-{self._settings.stream}" for number in partition_numbers(self._settings)]
+        return [f"{number}-{self._settings.stream}" for number in partitions_to_read(self._settings)]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> NatsSourcePartition:
         """Begin to read a partition."""

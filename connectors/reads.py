@@ -245,7 +245,7 @@ class Reader:
     """Reads from the replica, where one is set, and from the primary. Use it as an asynchronous context.
 
     Args:
-        settings: name the servers; both have the same port, role and database.
+        settings: name the servers; both have the same port and role.
         max_lag_s: how far behind the replica may be to be read from, seconds.
     """
 
@@ -254,8 +254,11 @@ class Reader:
         self._max_lag_s = max_lag_s
         self._primary = _Server("primary", dsn, read("queries/primary_position.sql"))
         host = settings.db_replica_host
+        name = settings.db_replica_name or settings.db_name
         self._replica = (
-            _Server("replica", {**dsn, "host": host}, read("queries/replica_position.sql")) if host else None
+            _Server("replica", {**dsn, "host": host, "dbname": name}, read("queries/replica_position.sql"))
+            if host
+            else None
         )
         self._lag = Lag()
         self._lag_s: float | None = None

@@ -5,33 +5,20 @@ so that every command finds the servers that it started. The names are those of 
 project's own start with `SLATE_`.
 """
 
-import base64
-import os
+import ssl
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from connectors.environment import SIGNING_KEY, check_encrypted, is_signing_key, secret, sources
 from connectors.errors import ConfigurationError
 
 LOCAL_ENV = "env"
 """Name of the file below `SLATE_DIR` in which `slate up` leaves the addresses of its servers."""
-
-
-SIGNING_KEY = "must be base64 of at least 16 bytes, as `openssl rand -base64 32` makes it"
-
-
-def is_signing_key(text: str) -> bool:
-    """Whether a text is a secret of Standard Webhooks: `SIGNING_KEY`, `whsec_` in front or not."""
-    text = text.removeprefix("whsec_")
-    try:
-        return len(base64.b64decode(text + "=" * (-len(text) % 4), validate=True)) >= 16
-    except ValueError:
-        return False
 
 
 def _env(name: str) -> Any:
@@ -43,13 +30,8 @@ def _variable(field: FieldInfo) -> str:
     return str(field.validation_alias.choices[0])
 
 
-def _check_encrypted(url: str, scheme: str, why: str) -> None:
-    parts = urlsplit(url)
-    plain = scheme.removesuffix("s")
-    if parts.hostname is None or parts.scheme not in (plain, scheme):
-        raise ValueError(f"must be {scheme}://host/path")
-    if parts.scheme == plain and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        raise ValueError(f"must be {scheme}:// except to this machine: {why}")
+def _is_secret(field: FieldInfo) -> bool:
+    return SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 class Settings(BaseSettings):
@@ -66,17 +48,42 @@ class Settings(BaseSettings):
         5432, validation_alias=_env("SLATE_DB_PORT"), description="port of both"
     )
     db_name: str = Field("spark", validation_alias=_env("SLATE_DB_NAME"), description="database")
+    db_replica_name: str | None = Field(
+        None,
+        validation_alias=_env("SLATE_DB_REPLICA_NAME"),
+        description="its name on the replica, where a pooler has another (`spark_ro`)",
+    )
     db_user: str = Field("slate", validation_alias=_env("SLATE_DB_USER"), description="role")
     db_password: SecretStr | None = Field(None, validation_alias=_env("SLATE_DB_PASSWORD"), description="its password")
+    db_sslmode: Literal["disable", "prefer", "require", "verify-full"] | None = Field(
+        None,
+        validation_alias=_env("SLATE_DB_SSLMODE"),
+        description="TLS to PostgreSQL, as libpq has it; `verify-full` where SLATE_CA_FILE is set, else `prefer`",
+    )
+    ca_file: Path | None = Field(
+        None,
+        validation_alias=_env("SLATE_CA_FILE"),
+        description="authorities that sign certificates of PostgreSQL, NATS and Redis, PEM; the system's unless set",
+    )
     nats_url: SecretStr | None = Field(
         None,
         validation_alias=_env("NATS_URL"),
         description="`nats://` or `tls://`, credentials in it, several separated by commas",
     )
+    nats_inbox: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
+        "_INBOX",
+        validation_alias=_env("SLATE_NATS_INBOX"),
+        description="first token of the subjects that answers come on, as the permissions of its user have it",
+    )
     redis_host: str | None = Field(None, validation_alias=_env("REDIS_HOST"), description="Redis or Valkey")
     redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(
         6379, validation_alias=_env("REDIS_PORT"), description="its port"
     )
+    redis_user: str | None = Field(None, validation_alias=_env("SLATE_REDIS_USER"), description="its ACL user")
+    redis_password: SecretStr | None = Field(
+        None, validation_alias=_env("SLATE_REDIS_PASSWORD"), description="that user's password"
+    )
+    redis_tls: bool = Field(False, validation_alias=_env("SLATE_REDIS_TLS"), description="whether it speaks TLS")
 
     unity_mcp_url: str | None = Field(
         None,
@@ -183,6 +190,11 @@ class Settings(BaseSettings):
         validation_alias=_env("SLATE_PARTITIONS"),
         description="partitions of the stream; 1 needs no subject transform (NATS before 2.12)",
     )
+    worker_partitions: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = Field(
+        None,
+        validation_alias=_env("SLATE_WORKER_PARTITIONS"),
+        description="those that an ingest worker reads, as `0-3,7`, where several share them out; all unless set",
+    )
     stream_max_bytes: Annotated[int, Field(ge=-1)] = Field(
         -1,
         validation_alias=_env("SLATE_STREAM_MAX_BYTES"),
@@ -279,6 +291,21 @@ class Settings(BaseSettings):
     metrics_host: str = Field(
         "127.0.0.1", validation_alias=_env("SLATE_METRICS_HOST"), description="address that metrics listen on"
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        validation_alias=_env("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        description="where traces are sent by OTLP over HTTP (`http://host:4318`); https, or http to this machine",
+    )
+    otlp_headers: SecretStr | None = Field(
+        None,
+        validation_alias=_env("OTEL_EXPORTER_OTLP_HEADERS"),
+        description="headers sent along, as `name=value,name=value`",
+    )
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0,
+        validation_alias=_env("SLATE_TRACE_RATIO"),
+        description="which part of users' inputs is traced, where traces are sent at all",
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto",
         validation_alias=_env("SLATE_LOG_FORMAT"),
@@ -300,15 +327,29 @@ class Settings(BaseSettings):
     @classmethod
     def _analytics_scheme(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None:
-            _check_encrypted(url.get_secret_value(), "https", "windows hold the figures of users")
+            check_encrypted(url.get_secret_value(), "https", "windows hold the figures of users")
         return url
 
     @field_validator("unity_mcp_url")
     @classmethod
     def _unity_scheme(cls, url: str | None) -> str | None:
         if url is not None:
-            _check_encrypted(url, "https", "calls hold the user's code and our token")
+            check_encrypted(url, "https", "calls hold the user's code and our token")
         return url
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _otlp_scheme(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_encrypted(url, "https", "traces tell who did what")
+        return url
+
+    @field_validator("ca_file")
+    @classmethod
+    def _ca_is_there(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"{path} is no file")
+        return path
 
     @field_validator("api_origins")
     @classmethod
@@ -323,7 +364,7 @@ class Settings(BaseSettings):
     @classmethod
     def _openai_scheme(cls, url: str | None) -> str | None:
         if url is not None:
-            _check_encrypted(url, "wss", "it gets our key")
+            check_encrypted(url, "wss", "it gets our key")
         return url
 
     @field_validator("analytics_secret")
@@ -337,17 +378,17 @@ class Settings(BaseSettings):
     def load(cls, *, local: bool = True, **overrides: Any) -> Self:
         """Read the environment; `overrides` are by field name and strongest.
 
+        A secret may be in a file that its variable with `_FILE` names, as systemd and Kubernetes hand them over.
         `local=False` leaves `.slate/env` out, to see which servers the user has named.
 
         Raises:
-            ConfigurationError: a value is malformed; the message names each variable.
+            ConfigurationError: a value is malformed, or a file of a secret cannot be read; the message names each
+                variable.
         """
         by_variable = {_variable(cls.model_fields[name]): value for name, value in overrides.items()}
         try:
-            first = cls(_env_file=".env", **by_variable)  # type: ignore[call-arg]
-            if not local:
-                return first
-            return cls(_env_file=(first.dir / LOCAL_ENV, ".env"), **by_variable)  # type: ignore[call-arg]
+            first = cls._read((".env",), by_variable)
+            return cls._read((first.dir / LOCAL_ENV, ".env"), by_variable) if local else first
         except ValidationError as error:
             lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
             raise ConfigurationError(
@@ -355,6 +396,16 @@ class Settings(BaseSettings):
                 + "\n  ".join(lines)
                 + "\nCorrect them in the environment or in .env."
             ) from None
+
+    @classmethod
+    def _read(cls, files: tuple[str | Path, ...], by_variable: dict[str, Any]) -> Self:
+        found = sources(files)
+        secrets = {
+            name: value
+            for name in map(_variable, filter(_is_secret, cls.model_fields.values()))
+            if name not in by_variable and (value := secret(name, found)) is not None
+        }
+        return cls(_env_file=files, **secrets | by_variable)  # type: ignore[call-arg]
 
     def dsn(self, **more: str | int) -> dict[str, str | int]:
         """Arguments for `psycopg.connect`, password included: never log them.
@@ -373,10 +424,55 @@ class Settings(BaseSettings):
             "dbname": self.db_name,
             "user": self.db_user,
             "connect_timeout": 5,
+            "sslmode": self.db_sslmode or ("prefer" if self.ca_file is None else "verify-full"),
         }
+        if self.ca_file is not None:
+            arguments["sslrootcert"] = str(self.ca_file)
+        elif self.db_sslmode == "verify-full":
+            arguments["sslrootcert"] = "system"
         if self.db_password is not None:
             arguments["password"] = self.db_password.get_secret_value()
         return arguments | more
+
+    @property
+    def partitions_read(self) -> list[int]:
+        """Those of the stream that an ingest worker reads, in order.
+
+        Raises:
+            ConfigurationError: SLATE_WORKER_PARTITIONS names one that the stream has not.
+        """
+        if self.worker_partitions is None:
+            return list(range(self.partitions))
+        found: set[int] = set()
+        for part in self.worker_partitions.split(","):
+            first, _, last = part.partition("-")
+            found.update(range(int(first), min(int(last or first), 256) + 1))
+        if not found or max(found) >= self.partitions:
+            raise ConfigurationError(
+                f"SLATE_WORKER_PARTITIONS={self.worker_partitions} must name some of 0 to {self.partitions - 1}, "
+                "as SLATE_PARTITIONS says"
+            )
+        return sorted(found)
+
+    def redis_login(self) -> dict[str, Any]:
+        """Address, user and authorities as arguments of the Redis library, password included: never log them."""
+        login: dict[str, Any] = {"host": self.redis_host, "port": self.redis_port, "username": self.redis_user}
+        if self.redis_password is not None:
+            login["password"] = self.redis_password.get_secret_value()
+        if self.redis_tls and self.ca_file is not None:
+            login["ssl_ca_certs"] = str(self.ca_file)
+        return login
+
+    def tls(self) -> ssl.SSLContext:
+        """For servers whose certificates are verified: by the authorities of SLATE_CA_FILE, else those of the system.
+
+        Raises:
+            ConfigurationError: that file holds no certificate.
+        """
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"SLATE_CA_FILE={self.ca_file} holds no certificates in PEM: {error}") from None
 
     @property
     def spill_directory(self) -> Path:
@@ -399,15 +495,8 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: that file cannot be read.
         """
-        values = {**dotenv_values(self.dir / LOCAL_ENV), **dotenv_values(".env"), **os.environ}
-        if value := values.get(name):
-            return SecretStr(value.strip())
-        if path := values.get(f"{name}_FILE"):
-            try:
-                return SecretStr(Path(path).read_text("utf-8").strip())
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigurationError(f"{name}_FILE cannot be read: {error}") from None
-        return None
+        value = secret(name, sources((self.dir / LOCAL_ENV, ".env")))
+        return None if value is None else SecretStr(value)
 
     def nats_servers(self) -> list[str]:
         """Server addresses with credentials: never log them.

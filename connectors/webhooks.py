@@ -25,10 +25,11 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from connectors import metrics
+from connectors.environment import SIGNING_KEY, is_signing_key
 from connectors.errors import ConfigurationError
 from connectors.link import Connection, open_connection
 from connectors.receivers import ReceiverModel
-from connectors.settings import SIGNING_KEY, Settings, is_signing_key
+from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
 

@@ -313,8 +313,8 @@ def check_redis(settings: Settings) -> Iterator[Check]:
     address = f"{settings.redis_host}:{settings.redis_port}"
     try:
         with redis.Redis(
-            settings.redis_host,
-            settings.redis_port,
+            ssl=settings.redis_tls,
+            **settings.redis_login(),
             socket_timeout=3,
             socket_connect_timeout=3,
             retry=Retry(NoBackoff(), retries=0),

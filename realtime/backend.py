@@ -10,7 +10,7 @@ from typing import Final, Self
 import structlog
 from openai import AsyncOpenAI
 from pydantic import SecretStr
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -171,12 +171,12 @@ def redis_of(settings: Settings) -> Redis | None:
         return None
     # No retries: a script that is sent twice counts twice. A pool that waits: the usual one fails when it is used up.
     pool = BlockingConnectionPool(
-        host=settings.redis_host,
-        port=settings.redis_port,
+        connection_class=SSLConnection if settings.redis_tls else Connection,
         max_connections=_REDIS_CONNECTIONS,
         timeout=_REDIS_TIMEOUT_S,
         socket_timeout=_REDIS_TIMEOUT_S,
         socket_connect_timeout=_REDIS_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+        **settings.redis_login(),
     )
     return Redis.from_pool(pool)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import ConfigurationError
+from connectors.jetstream import partitions_to_read
 from connectors.settings import Settings
 from deploy.processes import variables
 
@@ -42,7 +43,8 @@ def test_every_variable_is_the_contracts_or_begins_with_slate() -> None:
     names = set(variables().values())
     secret = {"NATS_URL", "SLATE_DB_PASSWORD", "UNITY_MCP_TOKEN", "OPENAI_REALTIME_API_KEY"}
     assert names >= {*CONTRACT, *secret}
-    assert all(name in CONTRACT or name in secret or name.startswith("SLATE_") for name in names)
+    known = {*CONTRACT, *secret, "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"}
+    assert all(name in known or name.startswith("SLATE_") for name in names)
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -141,11 +143,14 @@ def test_secrets_are_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SLATE_DB_HOST", "db.example")
     monkeypatch.setenv("SLATE_DB_PASSWORD", SECRET)
     monkeypatch.setenv("NATS_URL", f"nats://user:{SECRET}@nats.example:4222")
+    Path("of-redis").write_text(f"{SECRET}\n")
+    monkeypatch.setenv("SLATE_REDIS_PASSWORD_FILE", "of-redis")
     settings = Settings.load()
     for text in (repr(settings), str(settings), f"{settings}", settings.model_dump_json(), str(settings.model_dump())):
         assert SECRET not in text
     assert settings.dsn()["password"] == SECRET
     assert SECRET in settings.nats_servers()[0]
+    assert settings.redis_login()["password"] == SECRET
 
 
 def test_a_wrong_value_of_a_secret_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,3 +178,109 @@ def test_a_connection_string_takes_what_is_added_to_it(monkeypatch: pytest.Monke
 def test_several_nats_servers_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", "nats://one:4222, tls://two:4222")
     assert Settings.load().nats_servers() == ["nats://one:4222", "tls://two:4222"]
+
+
+@pytest.mark.parametrize(
+    "field", [name for name in Settings.model_fields if "Secret" in repr(Settings.model_fields[name].annotation)]
+)
+def test_every_secret_may_be_in_a_file(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = variables()[field]
+    value = "https://whsec.example/x" if "url" in field and field != "nats_url" else "nats://c2VjcmV0LW9mLXRoZS10ZXN0"
+    value = value if "url" in field else "c2VjcmV0LW9mLXRoZS10ZXN0"
+    Path("secret").write_text(f"{value}\n")
+    monkeypatch.setenv(f"{variable}_FILE", "secret")
+    assert getattr(Settings.load(), field).get_secret_value() == value
+
+
+def test_a_file_of_a_stronger_source_hides_the_value_of_a_weaker_one_and_the_other_way_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("secret").write_text("of-the-file")
+    Path(".env").write_text("SLATE_DB_HOST=db\nSLATE_DB_PASSWORD=weaker\nSLATE_REDIS_PASSWORD_FILE=missing\n")
+    monkeypatch.setenv("SLATE_DB_PASSWORD_FILE", "secret")
+    monkeypatch.setenv("SLATE_REDIS_PASSWORD", "stronger")
+    settings = Settings.load()
+    assert settings.dsn()["password"] == "of-the-file"
+    assert settings.redis_login()["password"] == "stronger"
+
+
+def test_a_secret_that_is_set_twice_or_cannot_be_read_is_said_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLATE_DB_PASSWORD_FILE", "missing")
+    with pytest.raises(ConfigurationError, match=r"SLATE_DB_PASSWORD_FILE cannot be read.*missing"):
+        Settings.load()
+    monkeypatch.setenv("SLATE_DB_PASSWORD", SECRET)
+    with pytest.raises(ConfigurationError, match="SLATE_DB_PASSWORD and SLATE_DB_PASSWORD_FILE are both set") as caught:
+        Settings.load()
+    assert SECRET not in str(caught.value)
+
+
+def test_a_wrong_secret_in_a_file_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("secret").write_text(f"user:{SECRET}@nats.example")
+    monkeypatch.setenv("NATS_URL_FILE", "secret")
+    with pytest.raises(ConfigurationError, match="NATS_URL") as caught:
+        Settings.load()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("variables", "mode", "roots"),
+    [
+        ({}, "prefer", None),
+        ({"SLATE_CA_FILE": "ca.pem"}, "verify-full", "ca.pem"),
+        ({"SLATE_CA_FILE": "ca.pem", "SLATE_DB_SSLMODE": "require"}, "require", "ca.pem"),
+        ({"SLATE_DB_SSLMODE": "verify-full"}, "verify-full", "system"),
+        ({"SLATE_DB_SSLMODE": "disable"}, "disable", None),
+    ],
+)
+def test_tls_to_postgresql_verifies_as_soon_as_there_is_an_authority(
+    variables: dict[str, str], mode: str, roots: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("ca.pem").write_text("")
+    monkeypatch.setenv("SLATE_DB_HOST", "db.example")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    dsn = Settings.load().dsn()
+    assert (dsn["sslmode"], dsn.get("sslrootcert")) == (mode, roots)
+
+
+def test_an_authority_that_is_missing_or_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLATE_CA_FILE", "missing.pem")
+    with pytest.raises(ConfigurationError, match=r"SLATE_CA_FILE.*missing\.pem is no file"):
+        Settings.load()
+    Path("missing.pem").write_text("nothing")
+    with pytest.raises(ConfigurationError, match=r"SLATE_CA_FILE=missing\.pem holds no certificates"):
+        Settings.load().tls()
+
+
+def test_traces_go_nowhere_unencrypted_but_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    Settings.load()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector.example:4318")
+    with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT.*https"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("0-3", [-1, 0, 1, 2, 3]), ("4-7", [4, 5, 6, 7]), ("6,2,4-5", [2, 4, 5, 6]), ("0", [-1, 0])],
+)
+def test_a_worker_reads_the_partitions_it_is_told_and_the_first_the_rest(
+    text: str, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLATE_WORKER_PARTITIONS", text)
+    assert partitions_to_read(Settings.load()) == read
+
+
+def test_the_parts_of_two_workers_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = partitions_to_read(Settings.load())
+    monkeypatch.setenv("SLATE_WORKER_PARTITIONS", "0-2")
+    one = partitions_to_read(Settings.load())
+    monkeypatch.setenv("SLATE_WORKER_PARTITIONS", "3-7")
+    assert sorted(one + partitions_to_read(Settings.load())) == whole
+
+
+@pytest.mark.parametrize("text", ["8", "3-9", "5-4", "0-99999999999"])
+def test_partitions_that_the_stream_has_not_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLATE_WORKER_PARTITIONS", text)
+    with pytest.raises(ConfigurationError, match=f"SLATE_WORKER_PARTITIONS={text} must name some of 0 to 7"):
+        partitions_to_read(Settings.load())
