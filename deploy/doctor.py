@@ -10,15 +10,11 @@ from rich.text import Text
 
 from connectors.errors import ConfigurationError
 from connectors.settings import Settings
-from deploy.checks import (
-    Check,
-    check_alerts,
-    check_disk,
-    check_metrics,
-    check_nats,
-    check_postgres,
-    check_redis,
-)
+from deploy.checks.machine import check_alerts, check_disk, check_metrics
+from deploy.checks.nats import check_nats
+from deploy.checks.postgres import check_postgres
+from deploy.checks.redis import check_redis
+from deploy.checks.row import Check
 
 TIMEOUT_S = 15.0
 """A server that takes connections and then says nothing must not hold up the command."""

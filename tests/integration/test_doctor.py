@@ -14,7 +14,8 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from connectors.settings import Settings
-from deploy.checks import Check, State, check_disk
+from deploy.checks.machine import check_disk
+from deploy.checks.row import Check, State
 from deploy.doctor import examine
 from deploy.embedded import free_port
 from deploy.processes import environment_of

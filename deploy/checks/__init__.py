@@ -1,0 +1,1 @@
+"""The single checks of `slate doctor`: each gives rows of a table, and never raises for what it finds."""
