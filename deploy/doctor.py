@@ -10,11 +10,15 @@ from rich.text import Text
 
 from connectors.errors import ConfigurationError
 from connectors.settings import Settings
+from deploy.checks.access import check_access
+from deploy.checks.clock import check_clock
 from deploy.checks.machine import check_alerts, check_disk, check_metrics
 from deploy.checks.nats import check_nats
 from deploy.checks.postgres import check_postgres
 from deploy.checks.redis import check_redis
+from deploy.checks.replica import check_replica
 from deploy.checks.row import Check
+from deploy.checks.tls import check_tls
 
 TIMEOUT_S = 15.0
 """A server that takes connections and then says nothing must not hold up the command."""
@@ -26,6 +30,10 @@ _SECTIONS: tuple[tuple[str, Callable[[Settings], Iterator[Check]]], ...] = (
     ("disk", check_disk),
     ("NATS", check_nats),
     ("Redis", check_redis),
+    ("TLS", check_tls),
+    ("access", check_access),
+    ("replica", check_replica),
+    ("clock", check_clock),
     ("metrics", check_metrics),
 )
 

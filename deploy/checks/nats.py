@@ -10,7 +10,7 @@ import nats.js.errors
 import psycopg
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AccountInfo, AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 
 from connectors.errors import SlateError
 from connectors.jetstream import (
@@ -27,6 +27,10 @@ from deploy.checks.row import STALE_S, Check, first_line, numbers, size
 
 LARGEST_EVENT: Final = 1 << 20
 """Bytes that the contract allows."""
+
+
+NEARLY_FULL: Final = 0.8
+"""Share of the account's storage above which it is reported: at the limit, NATS refuses events."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,42 @@ async def _check_nats(settings: Settings) -> list[Check]:
         if problems:
             return [*found, Check("stream", "fail", "; ".join(problems), "run `slate migrate`")]
         found.append(Check("stream", "ok", f"{settings.stream}, {settings.partitions} partitions"))
+        found += stream_limits(await jetstream.stream_info(settings.stream), await jetstream.account_info())
         return [*found, await _lag(jetstream, settings)]
     except (SlateError, nats.errors.Error, TimeoutError) as error:
         return [Check("NATS", "fail", f"stopped answering: {type(error).__name__}", "see its log")]
     finally:
         await client.close()
+
+
+def stream_limits(stream: StreamInfo, account: AccountInfo) -> list[Check]:
+    """Whether the stream can fill up: without a limit of its own, near one, or near that of its account; its copies."""
+    config, limit = stream.config, account.limits.max_storage
+    found = []
+    if (config.max_bytes or -1) <= 0 and not config.max_age and limit <= 0:
+        found.append(
+            Check(
+                "stream limits",
+                "warn",
+                "none: the stream grows until the disk of NATS is full",
+                f"nats stream edit {config.name} --max-age 7d, or --max-bytes",
+            )
+        )
+    if limit > 0:
+        full = account.storage >= NEARLY_FULL * limit
+        told = f"{size(account.storage)} of {size(limit)} used ({account.storage / limit:.0%})"
+        remedy = "raise it and max_file_store of the server, or lower max_age of the stream" if full else ""
+        found.append(Check("account limits", "warn" if full else "ok", told, remedy))
+    if stream.cluster is not None and (replicas := stream.cluster.replicas or []):
+        away = [peer.name or "?" for peer in replicas if peer.offline or not peer.current]
+        told = f"{len(replicas) + 1}, leader {stream.cluster.leader}"
+        if away or stream.cluster.leader is None:
+            found.append(
+                Check("stream copies", "warn", f"{told}; behind or away: {', '.join(away)}", "see their servers' log")
+            )
+        else:
+            found.append(Check("stream copies", "ok", told))
+    return found
 
 
 def _address(client: Client) -> str:

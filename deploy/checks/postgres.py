@@ -11,7 +11,7 @@ from connectors.errors import SlateError
 from connectors.schema import pending
 from connectors.settings import Settings
 from connectors.sql import read
-from deploy.checks.row import STALE_S, Check, first_line, size
+from deploy.checks.row import STALE_S, Check, first_line, size, some
 
 OLDEST_POSTGRESQL: Final = 14
 
@@ -53,20 +53,26 @@ def _examine_database(connection: psycopg.Connection[DictRow], settings: Setting
     yield from _deliveries(connection, settings)
 
 
-def connect_postgres(settings: Settings) -> psycopg.Connection[DictRow]:
-    """A connection to the primary with short time-outs.
+def connect_postgres(settings: Settings, *, replica: bool = False) -> psycopg.Connection[DictRow]:
+    """A connection to the primary, or to the replica, with short time-outs.
 
     Raises:
         ConfigurationError: no PostgreSQL is set.
         psycopg.OperationalError: it cannot be reached.
     """
-    dsn = settings.dsn(connect_timeout=3, application_name="slate doctor", options="-c statement_timeout=5s")
-    return psycopg.connect(make_conninfo("", **dsn), autocommit=True, row_factory=dict_row)
+    dsn = settings.dsn(connect_timeout=3, application_name="slate doctor")
+    if replica:
+        dsn |= {"host": settings.db_replica_host or "", "dbname": settings.db_replica_name or settings.db_name}
+    elif "," in str(dsn["host"]):
+        dsn["target_session_attrs"] = "read-write"
+    return psycopg.connect(make_conninfo("", **dsn), autocommit=True, prepare_threshold=None, row_factory=dict_row)
 
 
 def query(connection: psycopg.Connection[DictRow], name: str, **arguments: Any) -> list[DictRow]:
-    """Rows of a file below `sql/doctor/`."""
-    return connection.execute(read(f"doctor/{name}.sql").encode(), arguments or None).fetchall()
+    """Rows of a file below `sql/doctor/`, within 5 s."""
+    with connection.transaction():  # behind a pooler, what is set for a session stays with another's
+        connection.execute("SET LOCAL statement_timeout = '5s'")
+        return connection.execute(read(f"doctor/{name}.sql").encode(), arguments or None).fetchall()
 
 
 def _postgres_version(connection: psycopg.Connection[DictRow]) -> Check:
@@ -79,6 +85,8 @@ def _postgres_version(connection: psycopg.Connection[DictRow]) -> Check:
 
 def _postgres_server(connection: psycopg.Connection[DictRow]) -> Iterator[Check]:
     (server,) = query(connection, "server")
+    if server["pid"] != connection.info.backend_pid:
+        yield Check("pooler", "ok", "one stands between us and PostgreSQL")
     if server["standby"]:
         yield Check("primary", "fail", "this is a standby: read only", "point SLATE_DB_HOST to the primary")
     if not server["durable"]:
@@ -101,8 +109,7 @@ def _schema(settings: Settings) -> Iterator[Check]:
 def _permissions(connection: psycopg.Connection[DictRow]) -> Iterator[Check]:
     missing = [row["missing"] for row in query(connection, "permissions")]
     if missing:
-        shown = "; ".join(missing[:5]) + (f"; and {len(missing) - 5} more" if len(missing) > 5 else "")
-        yield Check("permissions", "fail", f"missing: {shown}", "grant them to the role of SLATE_DB_USER")
+        yield Check("permissions", "fail", f"missing: {some(missing)}", "grant them to the role of SLATE_DB_USER")
     else:
         yield Check("permissions", "ok", "the role may do what a worker does")
 

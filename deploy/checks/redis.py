@@ -17,15 +17,20 @@ def check_redis(settings: Settings) -> Iterator[Check]:
         return
     address = f"{settings.redis_host}:{settings.redis_port}"
     try:
-        with redis.Redis(
-            ssl=settings.redis_tls,
-            **settings.redis_login(),
-            socket_timeout=3,
-            socket_connect_timeout=3,
-            retry=Retry(NoBackoff(), retries=0),
-        ) as client:
+        with redis_client(settings) as client:
             client.ping()
     except redis.RedisError as error:
         yield Check("Redis", "warn", first_line(error), "check REDIS_HOST and REDIS_PORT, and that it runs")
     else:
         yield Check("Redis", "ok", address)
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client that answers or fails within seconds."""
+    return redis.Redis(
+        ssl=settings.redis_tls,
+        **settings.redis_login(),
+        socket_timeout=3,
+        socket_connect_timeout=3,
+        retry=Retry(NoBackoff(), retries=0),
+    )

@@ -56,8 +56,10 @@ async def publish(settings: Settings, count: int) -> None:
         await client.close()
 
 
-def test_a_healthy_stack_passes_every_check(settings: Settings, examined: Examine) -> None:
-    checks = examined(settings)
+def test_a_healthy_stack_of_slate_up_passes_every_check(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".slate").mkdir()
+    Path(".slate/env").write_text("".join(f"{name}={value}\n" for name, value in environment_of(settings).items()))
+    checks = {one.name: one for one in examine()}
     assert states(checks, "ok") == set(checks)
     assert {"PostgreSQL", "schema", "permissions", "partitions", "NATS", "JetStream", "stream", "lag"} <= set(checks)
 
