@@ -20,7 +20,12 @@ def check_redis(settings: Settings) -> Iterator[Check]:
         with redis_client(settings) as client:
             client.ping()
     except redis.RedisError as error:
-        yield Check("Redis", "warn", first_line(error), "check REDIS_HOST and REDIS_PORT, and that it runs")
+        yield Check(
+            "Redis",
+            "warn",
+            first_line(error),
+            "check that it runs, REDIS_HOST and REDIS_PORT, SLATE_REDIS_USER, _PASSWORD and _TLS",
+        )
     else:
         yield Check("Redis", "ok", address)
 
