@@ -131,7 +131,7 @@ def test_each_table_and_each_figure_of_prometheus_is_there() -> None:
     schema = (ROOT / "sql" / "schema.sql").read_text("utf-8")
     tables = {one.rpartition(".")[2] for one in re.findall(r"\b(?:FROM|UPDATE) (?:public\.|slate\.)?(\w+)", TEXT)}
     assert {one for one in tables - {"pg_stat_activity"} if not re.search(rf"CREATE \w+ \w+\.{one}\b", schema)} == set()
-    recorded = (ROOT / "deploy" / "prometheus" / "rules" / "recording.yml").read_text("utf-8")
+    recorded = "".join(one.read_text("utf-8") for one in (ROOT / "deploy" / "prometheus" / "rules").glob("*.yml"))
     figures = {one for text in code() for one in re.findall(r"\b(?:slate|partition):[\w:]+", text)}
     assert len(figures) > 3
     assert {one for one in figures if f"record: {one}\n" not in recorded} == set()
