@@ -61,7 +61,7 @@ class BudgetRow(NamedTuple):
 
 class AlertProgress(NamedTuple):
     """How far alerts are evaluated; times in microseconds since 1970. `taken` is whether another worker does it;
-    `reached` is up to where it could be done now, None while that is not known."""
+    `reached` is up to where it could be done now, None while that is not known; `clock` is the database's."""
 
     seen: str
     evaluated: int | None
@@ -70,6 +70,7 @@ class AlertProgress(NamedTuple):
     owner: str
     taken: bool
     reached: int | None
+    clock: int
 
 
 class AlertStore:

@@ -10,6 +10,7 @@ import structlog
 from bytewax.outputs import StatelessSinkPartition
 
 from connectors.errors import SlateError
+from connectors.health import HEALTH
 from connectors.shutdown import Shutdown
 
 T = TypeVar("T")
@@ -59,7 +60,10 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
         with self._changed:
             for item in items:
                 while self._is_full(2) and self._error is None:
+                    HEALTH.rest("dataflow")  # it waits for the writer, who has a pulse of its own
+                    self._changed.notify_all()  # who may not have heard of these items yet
                     self._changed.wait()
+                    HEALTH.beat("dataflow")
                 self._raise()
                 messages, size = self._weigh(item)
                 self._queue.append((item, messages, size))
@@ -72,6 +76,7 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        HEALTH.rest("dataflow")
         self._thread.join()
         self._raise()
 
@@ -89,7 +94,9 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
             begun = 0.0
             while group := self._next_group(begun + self._every):
                 begun = time.monotonic()
+                HEALTH.beat("writer")
                 self._write(group)
+                HEALTH.rest("writer")
         except BaseException as error:  # noqa: BLE001 - the dataflow's thread must hear of it, whatever it is
             if isinstance(error, SlateError):
                 _log.error("writer stopped", error=str(error))
@@ -100,6 +107,7 @@ class BackgroundSink(StatelessSinkPartition[T], Generic[T]):
                 self._changed.notify_all()
             self._shutdown.request()
         finally:
+            HEALTH.rest("writer")
             self._close()
 
     def _next_group(self, not_before: float) -> list[T]:

@@ -6,7 +6,7 @@
     ├── SchemaError          the database has no schema, an older one, or one that drifted
     ├── StreamError          the JetStream stream is missing or is not as the settings say
     ├── PublishError         JetStream did not acknowledge an event
-    ├── FencedError          another worker has taken over our partition
+    ├── FencedError          another worker has our partition, or the database has gone back
     └── AuditError           an audit could not be made
 
 Messages say what to do next: which setting to change, which command to run.
@@ -42,4 +42,4 @@ class AuditError(SlateError):
 
 
 class FencedError(SlateError):
-    """Another worker has taken over a partition that this one was writing."""
+    """Another worker has a partition that this one was writing, or the database has gone back."""

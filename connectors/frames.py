@@ -1,7 +1,7 @@
 """Where pictures of previews are kept: a directory, or an object store that takes HTTP PUT.
 
 Guarantee: a frame that `put` returned for can be read by its reference. A frame is named by its content, so storing
-it again stores nothing more.
+it again stores nothing more, and two events may refer to one.
 """
 
 import asyncio
@@ -37,6 +37,14 @@ class FrameStore(Protocol):
         """
         ...
 
+    async def remove(self, reference: str) -> bool:
+        """Delete a picture; false where it is not there, or where the reference is none of this store.
+
+        Raises:
+            FrameStoreError: it may still be there.
+        """
+        ...
+
     async def close(self) -> None:
         """Give up connections."""
         ...
@@ -65,6 +73,9 @@ def frame_store(url: str, token: SecretStr | None = None) -> FrameStore:
             "set SLATE_FRAMES_TOKEN where the store wants one"
         )
     return HttpFrames(url, token)
+
+
+_NAME: Final = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}\.png")
 
 
 def _name(image: bytes) -> str:
@@ -103,6 +114,25 @@ class FileFrames:
         finally:
             new.unlink(missing_ok=True)
 
+    def path_of(self, reference: str) -> Path | None:
+        """The file of a reference; None where it is none of ours: events may refer to anything."""
+        return self.directory / reference if _NAME.fullmatch(reference) else None
+
+    async def remove(self, reference: str) -> bool:
+        """Delete a picture."""
+        path = self.path_of(reference)
+        if path is None:
+            return False
+        try:
+            await asyncio.to_thread(path.unlink)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise FrameStoreError(
+                f"a preview cannot be deleted from {self.directory} ({error.strerror or error}): see SLATE_FRAMES_URL"
+            ) from None
+        return True
+
     async def close(self) -> None:
         """There is nothing to close."""
 
@@ -139,6 +169,22 @@ class HttpFrames:
                 f"the store of previews does not take frames ({answer.status_code}): see SLATE_FRAMES_URL"
             )
         return reference
+
+    async def remove(self, reference: str) -> bool:
+        """Delete a picture with one request."""
+        if not reference.startswith(f"{self._url}/") or not _NAME.fullmatch(reference.removeprefix(f"{self._url}/")):
+            return False
+        try:
+            answer = await self._http.delete(reference)
+        except httpx.HTTPError as error:
+            raise FrameStoreError(
+                f"the store of previews does not answer ({type(error).__name__}): see SLATE_FRAMES_URL"
+            ) from None
+        if answer.status_code >= 300 and answer.status_code not in (404, 410):
+            raise FrameStoreError(
+                f"the store of previews does not delete frames ({answer.status_code}): see SLATE_FRAMES_URL"
+            )
+        return answer.status_code < 300
 
     async def close(self) -> None:
         """Close its connections."""

@@ -2,7 +2,6 @@
 
 import re
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -25,6 +24,7 @@ from nats.js.api import (
 )
 
 from connectors.errors import ConnectionFailedError, StreamError
+from connectors.nats_tls import Transport, explained, insist_on_tls
 from connectors.settings import Settings
 
 SUBJECTS: Final = "spark.>"
@@ -37,40 +37,66 @@ UNPARTITIONED: Final = -1
 """The partition of messages that the stream holds under their own subject: all of a stream without a transform, and
 in others what came before it had one, or has a wildcard's name, which the server does not transform."""
 
+_FORBIDDEN: Final = "permissions violation"
+_TROUBLE: Final = "connection"
+_MOST_TOLD: Final = 100
+
 _log = structlog.get_logger(__name__)
 
 Callback = Callable[[], Awaitable[None]]
 
 
 async def connect(
-    settings: Settings, name: str, *, client: Client | None = None, wait: bool = False, **options: Any
+    settings: Settings,
+    name: str,
+    *,
+    client: Client | None = None,
+    wait: bool = False,
+    refused: Callable[[str], object] | None = None,
+    **options: Any,
 ) -> Client:
     """Connect to NATS; afterwards the client reconnects by itself, for ever.
 
-    `wait` keeps trying when the server cannot be reached at first, too.
+    An address with tls:// gets our password over TLS or not at all. `wait` keeps trying when the server cannot be
+    reached at first, too. `refused` is told whenever NATS refuses a subject, in words for a person: to the library
+    that is an answer that never comes.
 
     Raises:
         ConfigurationError: no NATS is set.
         ConnectionFailedError: the server cannot be reached, or refuses us.
     """
-    told = False
+    servers, credentials = _split_credentials(settings.nats_servers())
+    secure = any(one.startswith("tls://") for one in servers)
+    told: set[str] = set()
+    cause: Exception | None = None
 
     async def report(error: Exception) -> None:
-        nonlocal told
-        if not told:
-            _log.warning("nats connection trouble", error=str(error) or type(error).__name__, client=name)
-        told = True
+        nonlocal cause
+        if _FORBIDDEN in str(error):
+            words = _refusal(str(error))
+            if refused is not None:
+                refused(words)
+            if words not in told and len(told) < _MOST_TOLD:
+                _log.error("NATS refused", error=words, client=name)
+            told.add(words)
+            return
+        if not isinstance(cause, nats.errors.Error | ssl.SSLCertVerificationError):  # these say more than what follows
+            cause = error
+        if _TROUBLE not in told:
+            _log.warning("nats connection trouble", error=explained(error, secure=secure), client=name)
+        told.add(_TROUBLE)
 
     async def restored() -> None:
-        nonlocal told
-        told = False
+        told.clear()
         _log.info("nats reconnected", client=name)
         if reconnected is not None:
             await reconnected()
 
-    servers, credentials = _split_credentials(settings.nats_servers())
     reconnected: Callback | None = options.pop("reconnected_cb", None)
     client = client or Client()
+    client._transport = Transport()
+    if secure:
+        insist_on_tls(client)
     try:
         await client.connect(
             servers,
@@ -84,16 +110,32 @@ async def connect(
             connect_timeout=3,
             ping_interval=10,
             inbox_prefix=settings.nats_inbox,
-            tls=settings.tls() if any(one.startswith("tls://") for one in servers) else None,
+            tls=settings.tls() if secure else None,
             max_outstanding_pings=2,
             **options,
         )
     except (OSError, nats.errors.Error, TimeoutError, ssl.SSLError) as error:
-        raise ConnectionFailedError(
-            f"NATS does not answer ({type(error).__name__}: {error}); check NATS_URL and that the server runs"
-        ) from None
+        raise ConnectionFailedError(explained(cause or error, secure=secure)) from None
     client.options["max_reconnect_attempts"] = -1
     return client
+
+
+def _unanswered(error: BaseException, refusals: list[str]) -> ConnectionFailedError:
+    """What to say where no answer came: what was refused, if anything was."""
+    return ConnectionFailedError(
+        refusals[0] if refusals else f"NATS stopped answering: {type(error).__name__}; check its log"
+    )
+
+
+def _refusal(words: str) -> str:
+    """What NATS says of a subject, which the library has in lower case, and what to do."""
+    what = words.removeprefix("nats: ")
+    remedy = (
+        "set SLATE_NATS_INBOX to the inbox of the user in NATS_URL"
+        if 'subscription to "_inbox' in what
+        else "use the user whose work this is, or allow it (docs/nats.md)"
+    )
+    return f"NATS refused: {what}; {remedy}"
 
 
 def _split_credentials(urls: list[str]) -> tuple[list[str], dict[str, Any]]:
@@ -133,7 +175,12 @@ def stream_config(settings: Settings) -> StreamConfig:
 
 def partition_numbers(settings: Settings) -> list[int]:
     """All partitions of the stream."""
-    return [UNPARTITIONED, *(range(settings.partitions) if settings.partitions > 1 else ())]
+    return numbers_of(settings.partitions)
+
+
+def numbers_of(partitions: int) -> list[int]:
+    """The partitions of a stream that is divided into so many."""
+    return [UNPARTITIONED, *(range(partitions) if partitions > 1 else ())]
 
 
 def partitions_to_read(settings: Settings) -> list[int]:
@@ -167,7 +214,8 @@ async def ensure_stream(settings: Settings) -> StreamInfo:
         ConnectionFailedError: NATS cannot be reached.
         StreamError: the server is too old, has no JetStream, or the stream is not as the settings say.
     """
-    client = await connect(settings, "slate-migrate")
+    refusals: list[str] = []
+    client = await connect(settings, "slate-migrate", refused=refusals.append)
     try:
         if settings.partitions > 1 and server_version(client) < TRANSFORM_VERSION:
             raise StreamError(
@@ -185,7 +233,7 @@ async def ensure_stream(settings: Settings) -> StreamInfo:
             return info
         if info.config.subjects != wanted.subjects:
             raise StreamError("; ".join(problems))
-        had = _partition_count(info.config)
+        had = partition_count(info.config)
         if had is None or had > settings.partitions:
             raise StreamError(
                 f"stream {settings.stream} has {had or 'other'} partitions, and cannot have {settings.partitions}: "
@@ -202,12 +250,12 @@ async def ensure_stream(settings: Settings) -> StreamInfo:
     except (nats.js.errors.ServiceUnavailableError, nats.errors.NoRespondersError):
         raise StreamError("this NATS has no JetStream: start it with `jetstream {}` in its configuration") from None
     except (nats.errors.Error, TimeoutError) as error:
-        raise ConnectionFailedError(f"NATS stopped answering: {type(error).__name__}; check its log") from None
+        raise _unanswered(error, refusals) from None
     finally:
         await client.close()
 
 
-def _partition_count(config: StreamConfig) -> int | None:
+def partition_count(config: StreamConfig) -> int | None:
     """Into how many partitions a stream is divided; None where its transform is not ours."""
     if config.subject_transform is None:
         return 1
@@ -224,9 +272,14 @@ def differences(config: StreamConfig, settings: Settings) -> list[str]:
     has = config.subject_transform.dest if config.subject_transform else None
     wants = wanted.subject_transform.dest if wanted.subject_transform else None
     if has != wants:
+        more = (partition_count(config) or 0) > settings.partitions
         problems.append(
             f"stream {settings.stream} is partitioned by {has}, SLATE_PARTITIONS={settings.partitions} wants {wants}; "
-            "run `slate migrate`"
+            + (
+                f"set SLATE_PARTITIONS={partition_count(config)}, and restart workers"
+                if more
+                else "run `slate migrate`"
+            )
         )
     return problems
 
@@ -237,26 +290,28 @@ async def check_stream(settings: Settings) -> list[str]:
     Raises:
         ConnectionFailedError: NATS cannot be reached.
     """
-    client = await connect(settings, "slate-doctor")
+    refusals: list[str] = []
+    client = await connect(settings, "slate-doctor", refused=refusals.append)
     try:
         info = await client.jetstream(timeout=5).stream_info(settings.stream)
         return differences(info.config, settings)
     except nats.js.errors.NotFoundError:
         return [f"there is no stream {settings.stream}; run `slate migrate`"]
     except (nats.errors.Error, TimeoutError) as error:
-        return [f"JetStream does not answer ({type(error).__name__}); is it enabled?"]
+        return refusals or [f"JetStream does not answer ({type(error).__name__}); is it enabled?"]
     finally:
         await client.close()
 
 
-async def backlog(settings: Settings, positions: dict[int, int]) -> tuple[int, float]:
-    """How many messages wait behind positions of partitions, and for how long the longest has, seconds.
+async def backlog(settings: Settings, positions: dict[int, int], now: float) -> tuple[int, float]:
+    """How many messages wait behind positions of partitions, and for how long the longest has `now`, seconds.
 
     Raises:
         ConnectionFailedError: NATS cannot be reached.
         StreamError: there is no such stream.
     """
-    client = await connect(settings, "slate-backlog")
+    refusals: list[str] = []
+    client = await connect(settings, "slate-backlog", refused=refusals.append)
     waiting, oldest = 0, 0.0
     try:
         manager = client.jetstream(timeout=5)
@@ -278,11 +333,11 @@ async def backlog(settings: Settings, positions: dict[int, int]) -> tuple[int, f
                     settings.stream, seq=position + 1, subject=partition_filter(partition), next=True
                 )
                 if first.time is not None:
-                    oldest = max(oldest, time.time() - first.time.timestamp())
+                    oldest = max(oldest, now - first.time.timestamp())
     except nats.js.errors.NotFoundError as error:
         raise StreamError(f"the stream {settings.stream} cannot be looked at: {error.description}") from None
     except (nats.errors.Error, nats.js.errors.Error, TimeoutError) as error:
-        raise ConnectionFailedError(f"NATS stopped answering: {type(error).__name__}") from None
+        raise _unanswered(error, refusals) from None
     finally:
         await client.close()
     return waiting, oldest

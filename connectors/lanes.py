@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from nats.aio.client import Client
+from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 
@@ -40,7 +41,11 @@ class LaneParser(Parser):
         self._rest = b""
 
     async def parse(self, data: bytes = b"") -> None:
-        """Read what the server sent, and keep an unfinished message for the next call."""
+        """Read what the server sent, and keep an unfinished message for the next call.
+
+        Raises:
+            ProtocolError: a line that no server writes; the client connects anew.
+        """
         if self._rest:
             data = self._rest + data
         end = len(data)
@@ -52,31 +57,35 @@ class LaneParser(Parser):
             if line_end < 0:
                 break
             start = line_end + 2
-            if data.startswith(b"HMSG ", at):
-                words = data[at:line_end].split(b" ")
-                stop = start + int(words[-1])
-                if stop + 2 > end:
-                    break
-                body = start + int(words[-2])
-                reply = words[3] if len(words) == 6 else b""
-            elif data.startswith(b"MSG ", at):
-                words = data[at:line_end].split(b" ")
-                stop = start + int(words[-1])
-                if stop + 2 > end:
-                    break
-                body = start
-                reply = words[3] if len(words) == 5 else b""
-            else:
-                await super().parse(data[at:start])
-                at = start
-                continue
-            lane = lanes.get(words[2])
+            try:
+                if data.startswith(b"HMSG ", at):
+                    words = data[at:line_end].split(b" ")
+                    stop = start + int(words[-1])
+                    body = start + int(words[-2])
+                    most = 6
+                elif data.startswith(b"MSG ", at):
+                    words = data[at:line_end].split(b" ")
+                    stop = start + int(words[-1])
+                    body = start
+                    most = 5
+                else:
+                    await super().parse(data[at:start])
+                    at = start
+                    continue
+                reply = words[3] if len(words) == most else b""
+                subject, lane = words[1], lanes.get(words[2])
+                sid = int(words[2]) if lane is None else 0
+            except (ValueError, IndexError):
+                raise ProtocolError("nats: malformed line") from None  # any other error would end reading for good
+            if not start <= body <= stop or not most - 1 <= len(words) <= most:
+                raise ProtocolError("nats: malformed line")
+            if stop + 2 > end:
+                break
             if lane is not None:
-                lane.accept(words[1], reply, data[start:body], data[body:stop])
+                lane.accept(subject, reply, data[start:body], data[body:stop])
                 touched.add(lane)
             else:
-                headers = data[start:body]
-                await self._client._process_msg(int(words[2]), words[1], reply, data[body:stop], headers)
+                await self._client._process_msg(sid, subject, reply, data[body:stop], data[start:body])
             at = stop + 2
         self._rest = data[at:]
         for lane in touched:

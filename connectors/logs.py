@@ -6,6 +6,7 @@ import sys
 import structlog
 
 from connectors.settings import Settings
+from connectors.tracing import log_trace_id
 
 
 def configure(settings: Settings) -> None:
@@ -17,6 +18,7 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([log_trace_id] if settings.otlp_endpoint else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
@@ -29,5 +31,7 @@ def configure(settings: Settings) -> None:
     )
     # The NATS library reports each lost connection with a stack trace; `connectors.jetstream` says it in one line.
     logging.getLogger("nats").setLevel(logging.CRITICAL)
+    # That library closes TLS connections in a way of which asyncio says so each time, and that is harmless.
+    logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in record.getMessage())
     # httpx says the address of each request, and those of webhooks are secrets.
     logging.getLogger("httpx").setLevel(logging.WARNING)

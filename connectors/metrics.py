@@ -1,17 +1,23 @@
 """Prometheus metrics of the workers, all named `spark_*`."""
 
+import json
 import socket
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Final
+from time import monotonic
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from connectors.health import LIVE, READY, Health
 from connectors.settings import Settings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _log = structlog.get_logger(__name__)
 
@@ -20,12 +26,16 @@ ROWS: Final = Counter("spark_ingest_rows", "Rows stored", ["table"])
 DUPLICATES: Final = Counter("spark_ingest_duplicates", "Messages whose event was stored before")
 DEAD_LETTERS: Final = Counter("spark_ingest_dead_letters", "Dead letters", ["stage", "reason"])
 LOST: Final = Counter("spark_ingest_lost_messages", "Sequences that left the stream unread", ["partition"])
+CLOCK_AHEAD: Final = Gauge("spark_clock_ahead_seconds", "How far our clock is ahead of that of a server", ["server"])
+NATS_UP: Final = Gauge("spark_nats_up", "Whether we are connected to NATS")
+TIMELINE: Final = Gauge("spark_database_timeline", "The database's timeline: another one since a failover or a restore")
 RETRIES: Final = Counter("spark_ingest_retries", "Transactions tried again", ["reason"])
 LAG: Final = {
     purpose: Gauge(f"spark_{name}_lag_messages", "Messages of the stream not handed on yet", ["partition"])
     for purpose, name in (("ingest", "ingest"), ("rollups", "rollup"))
 }
 """By who reads."""
+STREAM_PARTITIONS: Final = Gauge("spark_stream_partitions", "Partitions of the stream as the server has it")
 LAST_COMMIT: Final = Gauge("spark_ingest_last_commit_timestamp_seconds", "Time of the last commit, since 1970")
 BATCH_MESSAGES: Final = Histogram(
     "spark_ingest_batch_messages",
@@ -128,18 +138,59 @@ class BatchLatency(Collector):
 LATENCY: Final = BatchLatency("spark_ingest_latency_seconds", "From JetStream's receipt of a message to its commit")
 
 
-def serve(settings: Settings) -> int:
-    """Serve the metrics over HTTP; on a free port where the set one is taken. Returns the port, 0 for none."""
+def serve(settings: Settings, health: Health | None = None) -> int:
+    """Serve the metrics over HTTP, and `health` for probes; on a free port where the set one is taken.
+
+    Returns the port, 0 for none.
+    """
     if not settings.metrics_port:
         return 0
     port = settings.metrics_port
     try:
-        start_http_server(port, settings.metrics_host)
+        server, _ = start_http_server(port, settings.metrics_host)
     except OSError as error:
         with socket.socket() as probe:
             probe.bind((settings.metrics_host, 0))
             port = probe.getsockname()[1]
         _log.warning("metrics port taken", wanted=settings.metrics_port, used=port, error=str(error))
-        start_http_server(port, settings.metrics_host)
+        server, _ = start_http_server(port, settings.metrics_host)
+    if health is not None:
+        server.set_app(_with_health(health, server.get_app()))
     _log.info("serving metrics", host=settings.metrics_host, port=port)
     return port
+
+
+def _with_health(health: Health, others: "WSGIApplication | None") -> "WSGIApplication":
+    """Answers probes (200, or 503 and what is wrong), and lets `others` answer the rest."""
+    assert others is not None  # noqa: S101 - the library has set it
+
+    def answer(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path not in (LIVE, READY):
+            return others(environ, start_response)
+        report = health.live() if path == LIVE else health.ready()
+        status = "200 OK" if report.ok else "503 Service Unavailable"
+        start_response(status, [("content-type", "application/json"), ("cache-control", "no-store")])
+        return [json.dumps(report._asdict()).encode()]
+
+    return answer
+
+
+class Pace:
+    """Says in a line how far behind the process is, and how fast it has worked since it was asked last."""
+
+    def __init__(self) -> None:
+        self._at = monotonic()
+        self._handled = _total(MESSAGES, ROLLUP_MESSAGES)
+
+    def __call__(self) -> str:
+        """`lag 12, 4,800 msg/s`."""
+        now, handled = monotonic(), _total(MESSAGES, ROLLUP_MESSAGES)
+        rate = (handled - self._handled) / max(now - self._at, 1e-3)
+        self._at, self._handled = now, handled
+        return f"lag {_total(*LAG.values()):,.0f}, {rate:,.0f} msg/s"
+
+
+def _total(*those: Counter | Gauge) -> float:
+    samples = [sample for one in those for family in one.collect() for sample in family.samples]
+    return sum(sample.value for sample in samples if not sample.name.endswith("_created"))

@@ -7,6 +7,7 @@ store is not used.
 """
 
 import threading
+import time
 from datetime import datetime
 from typing import Final
 
@@ -16,6 +17,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from connectors import metrics
 from connectors.errors import ConfigurationError, StreamError
+from connectors.health import HEALTH
 from connectors.jetstream import check_stream, ensure_stream, partitions_to_read
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.outcomes import DeadLetter
@@ -39,6 +41,7 @@ _log = structlog.get_logger(__name__)
 
 DEAD_LETTERS: Final = "slate.dead_letters"
 """Subject of notices about dead letters, with the stage as its last token; outside the stream."""
+_BEAT_S: Final = 5.0
 _TAKE: Final = (
     1000  # messages in a batch under load: large enough to amortise a step's call, small enough to stay in cache
 )
@@ -47,8 +50,10 @@ _TAKE: Final = (
 class NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
     """One partition; `position` is that of what was handed over last, None before reading began."""
 
-    def __init__(self, reader: PartitionReader, stream: str, shutdown: Shutdown) -> None:
+    def __init__(self, reader: PartitionReader, stream: str, shutdown: Shutdown, *, beats: bool) -> None:
         self._reader = reader
+        self._beats = beats
+        self._beat = time.monotonic()
         self._shutdown = shutdown
         self.stream = stream
         self.partition = reader.partition
@@ -67,10 +72,15 @@ class NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
         """
         if self._shutdown.requested:
             raise StopIteration
+        HEALTH.beat("dataflow")
         reader = self._reader
         if reader.made_anew:
             _log.error("the stream was made anew: stopping, to begin with it at the next start")
             raise StreamError(f"the stream {self.stream} was made anew: start the worker again")
+        if reader.lost_end:
+            raise StreamError(
+                f"the stream {self.stream} lost its end and has other messages there: start the worker again"
+            )
         idle = reader.idle_position  # before `take`: what arrived until then is taken first
         messages = reader.take(_TAKE)
         after = self.position
@@ -82,8 +92,11 @@ class NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
             self.position = position = messages[-1].sequence
         elif idle > after:
             self.position = position = idle
+        elif self._beats and time.monotonic() - self._beat > _BEAT_S:
+            position = after
         else:
             return []
+        self._beat = time.monotonic()
         return [NatsBatch(self.stream, self.partition, after, position, messages)]
 
     def next_awake(self) -> datetime | None:
@@ -103,12 +116,16 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
         purpose: who reads (`ingest`); another process with the same purpose stands by for each partition.
         positions: where to resume.
         shutdown: when requested, every partition ends after what it has handed over.
+        beats: hand over a batch without messages, too, where none came for five seconds: a sink that stores positions
+            then finds out that its database has gone back (a failover) although nobody publishes.
 
     Raises:
         ConfigurationError: no NATS is set.
     """
 
-    def __init__(self, settings: Settings, purpose: str, positions: Positions, shutdown: Shutdown) -> None:
+    def __init__(
+        self, settings: Settings, purpose: str, positions: Positions, shutdown: Shutdown, *, beats: bool = False
+    ) -> None:
         if not purpose.isidentifier():
             raise ConfigurationError(f"the purpose {purpose!r} of a NATS source must be one word")
         settings.nats_servers()
@@ -117,6 +134,7 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
         self._purpose = purpose
         self._positions = positions
         self._shutdown = shutdown
+        self._beats = beats
         self._lock = threading.Lock()
         self._thread: ReaderThread | None = None
 
@@ -131,8 +149,9 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
             if self._thread is None:
                 self._thread = ReaderThread(self._settings, self._purpose)
         reader = self._thread.read(partition, self._positions)
+        HEALTH.need(reader.missing)
         metrics.LAG[self._purpose].labels(partition=str(partition)).set_function(lambda: reader.lag)
-        return NatsSourcePartition(reader, self._settings.stream, self._shutdown)
+        return NatsSourcePartition(reader, self._settings.stream, self._shutdown, beats=self._beats)
 
     def announce(self, partition: int, letter: DeadLetter) -> None:
         """Tell `slate.dead_letters.<stage>` of a stored dead letter: at most once, for whoever listens now."""

@@ -8,16 +8,14 @@ refuses goes to `spark.dlq`.
 """
 
 import asyncio
-import base64
+import contextvars
 import random
-import re
 import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import msgspec
 import nats.errors
 import structlog
 from nats.aio.client import Client
@@ -29,12 +27,12 @@ from prometheus_client import Counter, Gauge, Histogram
 from connectors.errors import ConnectionFailedError, PublishError
 from connectors.jetstream import connect
 from connectors.journal import Journal, Record, Segment
+from connectors.outgoing import MAX_PAYLOAD, letter, problem, size
 from connectors.settings import Settings
+from connectors.tracing import OFF, TRACEPARENT, TRACESTATE, Span, Tracing
 
 DEAD_LETTERS: Final = "spark.dlq"
 """Where a message goes that JetStream refuses."""
-MAX_PAYLOAD: Final = 1 << 20
-"""Bytes of an event, as the wire contract has it."""
 WINDOW_RECORDS: Final = 2048
 WINDOW_BYTES: Final = 16 << 20
 """How much is read ahead of the acknowledgements: the memory that NATS being away costs."""
@@ -49,10 +47,6 @@ _RECONNECT_S: Final = 5.0
 _YIELD_EVERY: Final = 32
 _ACCOUNT_FULL: Final = 10002
 """JetStream's code for an account at its limits: of class 400, but it says nothing about the message."""
-
-_SUBJECT: Final = re.compile(r"spark(\.[^\s.*>\x00-\x1f\x7f\ud800-\udfff]+)+")
-_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE: Final = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 
 PUBLISHED: Final = Counter("spark_outbox_published", "Events that JetStream has acknowledged")
 REJECTED: Final = Counter("spark_outbox_rejected", "Events that JetStream refused and spark.dlq holds")
@@ -78,9 +72,10 @@ class Outbox:
     An async context manager, for one event loop. `held` events of `held_bytes` are in memory now.
     """
 
-    def __init__(self, settings: Settings, journal: Journal) -> None:
+    def __init__(self, settings: Settings, journal: Journal, tracing: Tracing = OFF) -> None:
         self._settings = settings
         self._journal = journal
+        self._tracing = tracing
         self._queues: dict[str, deque[tuple[Segment, Record]]] = {}
         self._senders: set[asyncio.Task[None]] = set()
         self._others: list[asyncio.Task[None]] = []
@@ -90,22 +85,26 @@ class Outbox:
         self._idle = asyncio.Event()
         self._closed = self._stopping = False
         self._troubled: str | None = None
+        self._refusal: str | None = None
         self._attempts: set[asyncio.Timeout] = set()
         self._puts = 0
         self._shown = (0, 0)
         self.held = self.held_bytes = 0
 
     @classmethod
-    async def open(cls, settings: Settings, directory: Path, *, max_bytes: int = 1 << 30) -> Self:
+    async def open(
+        cls, settings: Settings, directory: Path, *, max_bytes: int = 1 << 30, tracing: Tracing = OFF
+    ) -> Self:
         """Take over what earlier processes have left in a directory, and begin to send. NATS may be away.
 
-        Processes of a machine may share the directory; this one keeps `max_bytes` there at most.
+        Processes of a machine may share the directory; this one keeps `max_bytes` there at most. `tracing` is told of
+        each event that is put within a span, or comes with a `traceparent`; that is kept on disk with it.
 
         Raises:
             ConfigurationError: no NATS is set, or the directory cannot be written.
         """
         settings.nats_servers()
-        outbox = cls(settings, Journal(directory, max_bytes))
+        outbox = cls(settings, Journal(directory, max_bytes), tracing)
         MAX_BYTES.set(max_bytes)
         try:
             await outbox._adopt()
@@ -135,8 +134,10 @@ class Outbox:
         """
         if self._closed:
             raise PublishError(f"{subject}: the outbox is closed")
-        if (problem := _problem(subject, payload, msg_id, headers)) is not None:
-            raise PublishError(f"{subject!r}: {problem}")
+        if (why := problem(subject, payload, msg_id, headers)) is not None:
+            raise PublishError(f"{subject!r}: {why}")
+        if not headers or TRACEPARENT not in headers:
+            headers = self._tracing.carry(headers)
         self._journal.append(Record(subject, msg_id, payload, headers, time.time_ns()))
         self._pump()
         self._puts += 1
@@ -209,7 +210,8 @@ class Outbox:
 
     def _start(self, session: str) -> None:
         if not self._stopping:
-            task = asyncio.create_task(self._send_in_order(session))
+            # Not in the context of whoever put first: a sender goes on for others, and their traces are not that one.
+            task = asyncio.create_task(self._send_in_order(session), context=contextvars.Context())
             self._senders.add(task)
             task.add_done_callback(lambda ended: self._ended(ended, session))
 
@@ -224,7 +226,8 @@ class Outbox:
         queue = self._queues[session]
         while queue:
             segment, record = queue[0]
-            delivered = await self._deliver(record)
+            with self._tracing.publish(record) as span:
+                delivered = await self._deliver(record, span)
             queue.popleft()
             self.held -= 1
             self.held_bytes -= len(record.payload)
@@ -233,14 +236,17 @@ class Outbox:
             self._pump()
         del self._queues[session]
 
-    async def _deliver(self, record: Record) -> bool:
+    async def _deliver(self, record: Record, span: Span) -> bool:
         """Publish an event, or its dead letter; False where neither can be, and it stays on disk."""
         try:
-            await self._publish(record.subject, record.payload, record.headers or {}, record.msg_id)
+            headers = self._tracing.carry(record.headers) or {}
+            await self._publish(record.subject, record.payload, headers, record.msg_id)
         except _RefusedError as refused:
+            span.fail("refused")
             about: dict[str, Any] = {"subject": record.subject, "msg_id": record.msg_id, "error": str(refused)}
+            told = letter(record, str(refused))
             try:
-                await self._publish(DEAD_LETTERS, _letter(record, str(refused)), {}, f"dlq:{record.msg_id}")
+                await self._publish(DEAD_LETTERS, told, self._tracing.carry({}) or {}, f"dlq:{record.msg_id}")
             except _RefusedError:
                 _log.error("NATS refuses an event and its dead letter; it stays on disk", **about)
                 return False
@@ -274,7 +280,8 @@ class Outbox:
             except Exception as error:  # noqa: BLE001 - whatever the library raises, the event is on disk and sent again
                 if self._troubled is None:
                     self._troubled = msg_id
-                    _log.warning("events wait on disk", error=str(error) or type(error).__name__, events=self.pending)
+                    why = self._refusal or str(error) or type(error).__name__
+                    _log.warning("events wait on disk", error=why, events=self.pending)
             else:
                 self._calm(msg_id)
                 return
@@ -284,15 +291,16 @@ class Outbox:
 
     def _calm(self, msg_id: str) -> None:
         if self._troubled == msg_id:
-            self._troubled = None
+            self._troubled = self._refusal = None
             _log.info("events are taken again", events=self.pending)
 
     async def _attempt(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         """Publish a message and wait for its acknowledgement."""
         assert self._jetstream is not None and self._client is not None  # noqa: S101, PT018 - `_up` says so
-        size = len(payload) + 14 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
-        if size > self._client.max_payload:  # headers count, and the server would end the connection
-            raise _RefusedError(f"{size} bytes are above the limit of {self._client.max_payload} of NATS")
+        if size(payload, headers) > self._client.max_payload:  # an event is worth more than its trace
+            headers = {name: value for name, value in headers.items() if name not in (TRACEPARENT, TRACESTATE)}
+        if (whole := size(payload, headers)) > self._client.max_payload:  # the server would end the connection
+            raise _RefusedError(f"{whole} bytes are above the limit of {self._client.max_payload} of NATS")
         async with asyncio.timeout(2 * RESEND_AFTER_S) as attempt:  # the library's own is for the answer only
             self._attempts.add(attempt)
             try:
@@ -312,11 +320,20 @@ class Outbox:
                 if not attempt.expired():
                     attempt.reschedule(0)  # no answer will come
 
+        def refused(words: str) -> None:
+            self._refusal = words
+
         while True:
             client = Client()
             try:
                 await connect(
-                    self._settings, "slate-outbox", client=client, wait=True, reconnected_cb=came, disconnected_cb=went
+                    self._settings,
+                    "slate-outbox",
+                    client=client,
+                    wait=True,
+                    refused=refused,
+                    reconnected_cb=came,
+                    disconnected_cb=went,
                 )
                 self._client, self._jetstream = client, client.jetstream()
                 self._up.set()
@@ -349,34 +366,6 @@ class Outbox:
         PENDING.inc(pending - self._shown[0])
         BYTES.inc(size - self._shown[1])
         self._shown = (pending, size)
-
-
-def _problem(subject: str, payload: bytes, msg_id: str, headers: dict[str, str] | None) -> str | None:
-    """Why these are no event: what the contract forbids, or the server ends the connection for."""
-    if not _SUBJECT.fullmatch(subject) or len(subject.encode()) > 2000:
-        return "no subject of an event: tokens below `spark.`, 2,000 bytes at most"
-    if len(payload) > MAX_PAYLOAD:
-        return f"{len(payload)} bytes are above the limit of 1 MiB"
-    if not msg_id.strip() or len(msg_id) > 1000 or not _VALUE.fullmatch(msg_id):
-        return "a message id is 1 to 1,000 characters, none of them control characters"
-    for name, value in (headers or {}).items():
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or len(name) + len(value) > 4000:
-            return f"{name[:100]!r} is no header: a name and a line of text, 4,000 characters at most"
-    if headers and len(headers) > 16:
-        return "more than 16 headers"
-    return None
-
-
-def _letter(record: Record, error: str) -> bytes:
-    """What `spark.dlq` gets of a record."""
-    try:
-        msgspec.json.decode(record.payload)
-        payload: msgspec.Raw | str = msgspec.Raw(record.payload)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        payload = base64.b64encode(record.payload).decode()
-    return msgspec.json.encode(
-        {"subject": record.subject, "payload": payload, "error": error, "timestamp": record.accepted_ns // 1_000_000}
-    )
 
 
 async def _lost(client: Client) -> None:

@@ -15,6 +15,7 @@ from connectors import metrics
 from connectors.background import BackgroundSink
 from connectors.errors import ConnectionFailedError, SchemaError, SlateError
 from connectors.faults import Fault, classify
+from connectors.jetstream import numbers_of, partition_numbers
 from connectors.link import open_connection
 from connectors.outcomes import DeadLetter, GiveUp, Outcomes, Rebuild
 from connectors.readers import StreamState
@@ -22,6 +23,7 @@ from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
 from connectors.tables import Table
+from connectors.tracing import OFF, Tracing
 from connectors.writer import Writer
 
 _MAX_BYTES: Final = 16 << 20  # payloads in one transaction
@@ -40,7 +42,8 @@ class Progress:
         """The position after which to read.
 
         A stream that was made anew is read from its beginning, one that lost its end from there, and messages
-        that left the stream unread are recorded in `slate.gaps`; each is logged as an error.
+        that left the stream unread are recorded in `slate.gaps`; each is logged as an error. A partition that the
+        stream has not yet holds nothing of what is there.
 
         Raises:
             ConnectionFailedError: PostgreSQL cannot be reached.
@@ -55,9 +58,26 @@ class Progress:
                 found = self._reconcile(partition, state, seq, created)
                 if found != seq or created != state.created:
                     connection.execute(read("ingest/set_position.sql"), {**key, "seq": found, "created": state.created})
-                if seq < found and created == state.created:
+                if found < seq and created == state.created:
+                    connection.execute(read("ingest/uncount.sql"), key)
+                if seq < found and created == state.created and not _is_to_come(partition, state):
                     self._lost(connection, state.stream, partition, seq + 1, found)
                 return found
+        except psycopg.Error as error:
+            raise as_slate_error(error) from None
+
+    def begin(self, state: StreamState) -> None:
+        """Put partitions that the stream will have behind all that it holds: none of it can be in them.
+
+        Raises:
+            ConnectionFailedError: PostgreSQL cannot be reached.
+            SchemaError: the schema is not there.
+        """
+        new = [one for one in partition_numbers(self._settings) if _is_to_come(one, state)]
+        arguments = {"stream": state.stream, "partitions": new, "created": state.created, "seq": state.last}
+        try:
+            with open_connection(self._settings, "slate-migrate") as connection:
+                connection.execute(read("ingest/begin_partitions.sql"), arguments)
         except psycopg.Error as error:
             raise as_slate_error(error) from None
 
@@ -81,7 +101,7 @@ class Progress:
         if seq > state.last:
             log.error("the stream ends before our position: it lost messages that we stored", last=state.last)
             return state.last
-        return max(seq, state.first - 1)
+        return max(seq, state.last if _is_to_come(partition, state) else state.first - 1)
 
     def _lost(
         self,
@@ -103,6 +123,10 @@ class Progress:
             last=last,
             remedy="raise max_age or max_bytes of the stream in NATS, and alert on spark_ingest_lag_messages",
         )
+
+
+def _is_to_come(partition: int, state: StreamState) -> bool:
+    return state.partitions is not None and partition not in numbers_of(state.partitions)
 
 
 def as_slate_error(error: psycopg.Error) -> SlateError:
@@ -128,6 +152,7 @@ class PostgresSink(DynamicSink[Outcomes]):
         give_up: GiveUp,
         shutdown: Shutdown,
         on_dead_letter: Callable[[int, DeadLetter], None],
+        tracing: Tracing = OFF,
     ) -> None:
         settings.dsn()
         self._settings = settings
@@ -136,10 +161,11 @@ class PostgresSink(DynamicSink[Outcomes]):
         self._give_up = give_up
         self._shutdown = shutdown
         self._on_dead_letter = on_dead_letter
+        self._tracing = tracing
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> BackgroundSink[Outcomes]:
         """One writer per worker; partitions never cross workers, for ingest has no exchange."""
-        writer = Writer(self._settings, self._tables, self._rebuild, self._give_up, self._shutdown)
+        writer = Writer(self._settings, self._tables, self._rebuild, self._give_up, self._shutdown, self._tracing)
 
         def write(group: list[Outcomes]) -> None:
             with metrics.BATCH_SECONDS.time():

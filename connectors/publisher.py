@@ -27,13 +27,14 @@ GIVE_UP_AFTER_S = 60.0
 
 
 class _Pending:
-    __slots__ = ("first", "headers", "last", "payload", "subject")
+    __slots__ = ("ack", "first", "headers", "last", "payload", "subject")
 
     def __init__(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         self.subject = subject
         self.payload = payload
         self.headers = headers
         self.first = self.last = time.monotonic()
+        self.ack: asyncio.Future[PubAck] | None = None
 
 
 class Publisher:
@@ -63,7 +64,14 @@ class Publisher:
             ConfigurationError: no NATS is set.
             ConnectionFailedError: NATS cannot be reached.
         """
-        return cls(await connect(settings, name), max_pending)
+        publishers: list[Self] = []
+
+        def refused(words: str) -> None:
+            for one in publishers:
+                one._refused(words)
+
+        publishers.append(cls(await connect(settings, name, refused=refused), max_pending))
+        return publishers[0]
 
     async def publish(
         self,
@@ -129,6 +137,7 @@ class Publisher:
         except (nats.errors.Error, nats.js.errors.Error, ValueError) as error:
             self._failed(number, error)
         else:
+            event.ack = ack
             ack.add_done_callback(lambda done: self._acknowledged(number, done))
 
     def _acknowledged(self, number: int, ack: "asyncio.Future[PubAck]") -> None:
@@ -149,6 +158,15 @@ class Publisher:
         if "Nats-Msg-Id" in event.headers and tries_left and not isinstance(error, nats.js.errors.APIError):
             return
         self._settle(number, PublishError(f"{event.subject} was not acknowledged: {type(error).__name__}: {error}"))
+
+    def _refused(self, words: str) -> None:
+        """NATS refuses a subject, or that of our acknowledgements: none will come."""
+        everything = "subscription" in words
+        for number, event in list(self._pending.items()):
+            if everything or f'"{event.subject.lower()}"' in words:
+                self._settle(number, PublishError(words))
+                if event.ack is not None:
+                    event.ack.cancel()  # gives back the library's own place
 
     def _settle(self, number: int, error: PublishError | None = None) -> None:
         del self._pending[number]

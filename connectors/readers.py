@@ -24,15 +24,20 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from connectors import metrics
 from connectors.errors import SlateError, StreamError
-from connectors.jetstream import UNPARTITIONED, connect, partition_filter
+from connectors.health import HEALTH
+from connectors.jetstream import UNPARTITIONED, connect, partition_count, partition_filter
 from connectors.lanes import LaneClient
 from connectors.messages import NatsSourceMessage
 from connectors.settings import Settings
+from connectors.stream_end import last_kept
 
 _HEARTBEAT_S: Final = 1.0
 _REQUEST_S: Final = 10.0
 _POLL_S: Final = 5.0
+_CLOCK_EVERY_S: Final = 15.0
+_SILENT_S: Final = 10.0  # after which a reader that was not heard of has lost its partitions
 _MIN_BYTES: Final = 2 << 20  # one message of the largest size, its headers and subject
 _ACK: Final = b"$JS.ACK."
 
@@ -40,12 +45,22 @@ _log = structlog.get_logger(__name__)
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """A stream's identity and extent: when it was created, and its first and last sequence."""
+    """A stream's identity and extent: when it was created, and its first and last sequence.
+
+    `partitions` is into how many it is divided, None where that is not known.
+    """
 
     stream: str
     created: datetime
     first: int
     last: int
+    partitions: int | None = None
+
+
+class _Told(msgspec.Struct):
+    """Of what JetStream answers: its time."""
+
+    ts: datetime
 
 
 class Positions(Protocol):
@@ -68,7 +83,7 @@ async def stream_state(jetstream: JetStreamContext, stream: str) -> StreamState:
     created = info.created
     if not isinstance(created, datetime):
         created = datetime.fromisoformat(str(created).replace("Z", "+00:00"))
-    return StreamState(stream, created, info.state.first_seq, info.state.last_seq)
+    return StreamState(stream, created, info.state.first_seq, info.state.last_seq, partition_count(info.config))
 
 
 def instance() -> str:
@@ -82,6 +97,7 @@ class PartitionReader:
     def __init__(self, thread: "ReaderThread", partition: int, positions: Positions) -> None:
         settings = thread.settings
         self.partition = partition
+        self._part = f"reader of partition {partition}"
         self._thread = thread
         self._positions = positions
         self._filter = partition_filter(partition)
@@ -100,10 +116,21 @@ class PartitionReader:
         self._heard = 0.0
         self._trouble = asyncio.Event()
         self._position = 0
+        self.newest = self.newest_at = 0  # the sequence that came last, and its time, nanoseconds since 1970
         self.pending = 0
         self.idle_position = 0
         self.resumed_from: int | None = None
         self.made_anew = False
+        self.lost_end = False
+        self._stands_by = False
+
+    def missing(self) -> str | None:
+        """Why this partition is not read, None where it is, or where we stand by because another process does."""
+        if not self._thread.client.is_connected:
+            return "NATS: not connected"
+        if self.resumed_from is None and not self._stands_by:
+            return f"partition {self.partition}: no position yet, or nobody could be asked who reads it"
+        return None
 
     @property
     def lag(self) -> int:
@@ -138,10 +165,11 @@ class PartitionReader:
             return
         self._consumer_sequence += 1
         self._outstanding -= 1
-        self._position = sequence = int(words[at])
+        self._position = self.newest = sequence = int(words[at])
+        self.newest_at = stored_at = int(words[at + 2])
         self.pending = int(words[at + 3])
         text = subject[self._prefix :].decode("utf-8", "replace")
-        self._chunk.append(NatsSourceMessage(text, payload, sequence, int(words[at + 2]), headers))
+        self._chunk.append(NatsSourceMessage(text, payload, sequence, stored_at, headers))
         self._chunk_bytes += len(payload) + len(headers) + len(subject)
 
     def chunk_end(self) -> None:
@@ -162,15 +190,20 @@ class PartitionReader:
         created: datetime | None = None
         while True:
             release: Callable[[], Awaitable[None]] | None = None
+            self._beat()
             try:
                 state = await self._thread.stream_state(max_age=0.0)
                 if created != state.created:
+                    HEALTH.rest(self._part)  # all may be counted anew
                     self._position = await asyncio.to_thread(self._positions.start, self.partition, state)
+                    self._beat()
                     self.made_anew = created is not None
                     if created is None:
                         self.resumed_from = self._position
                         _log.info("reading partition", partition=self.partition, after=self._position)
                     created = state.created
+                else:
+                    await self._thread.check_end(state)
                 await self._check_gap(state)
                 release = await self._open(state.created)
                 delay = 0.1
@@ -188,28 +221,45 @@ class PartitionReader:
                 if release is not None:
                     await release()
 
+    async def put_back(self, state: StreamState) -> None:
+        """The stream ends at what is its last sequence here; what it has after that is new."""
+        if self.resumed_from is not None:
+            await asyncio.to_thread(self._positions.start, self.partition, state)
+
     async def _become_reader(self) -> None:
         """Wait while another process reads this partition; answer for it afterwards.
 
-        A subscription lives as long as its connection, so a killed reader's is gone at once. Two that start in
-        the same instant may both go on: the position in the database then stops one of them.
+        A subscription lives as long as its connection, so a killed reader's is gone at once. One that hangs, or is
+        cut off from the servers, is taken for dead when it is silent for 10 s; it may come back, and two that start
+        in the same instant may both go on: the position in the database then stops one of them.
         """
         settings = self._thread.settings
         client = self._thread.client
         subject = f"slate.reader.{self._thread.purpose}.{settings.stream}.{self.partition}"
         told = False
+        heard = time.monotonic()
         while True:
+            self._beat()
             try:
                 answer = await client.request(subject, b"", timeout=1.0)
             except nats.errors.NoRespondersError:
                 break
             except (nats.errors.Error, TimeoutError):
+                if not await self._thread.answered():
+                    heard = time.monotonic()  # the silence is the server's
+                elif time.monotonic() - heard > _SILENT_S:
+                    _log.warning("taking over from a silent reader", partition=self.partition)
+                    break
                 await asyncio.sleep(0.2)
                 continue
+            heard = time.monotonic()
+            self._stands_by = True
             if not told:
                 _log.warning("standing by", partition=self.partition, read_by=answer.data.decode("utf-8", "replace"))
                 told = True
             await asyncio.sleep(0.5)
+
+        self._stands_by = False
 
         async def answer_for_it(request: Msg) -> None:
             await request.respond(instance().encode())
@@ -288,8 +338,10 @@ class PartitionReader:
         """Return when the consumer must be made anew; keep lag and idle position up meanwhile."""
         polled = time.monotonic()
         while True:
+            self._beat()
             try:
-                await asyncio.wait_for(self._trouble.wait(), _HEARTBEAT_S)
+                async with asyncio.timeout(_HEARTBEAT_S):
+                    await self._trouble.wait()
                 return
             except TimeoutError:
                 now = time.monotonic()
@@ -312,8 +364,13 @@ class PartitionReader:
 
     async def _check_gap(self, state: StreamState) -> None:
         if state.first > self._position + 1:
+            HEALTH.rest(self._part)  # as above
             await asyncio.to_thread(self._positions.gap, self.partition, self._position + 1, state.first - 1)
+            self._beat()
             self._position = state.first - 1
+
+    def _beat(self) -> None:
+        HEALTH.beat(self._part)
 
     def reconnected(self) -> None:
         """The connection is a new one: what was on its way is lost."""
@@ -327,11 +384,14 @@ class ReaderThread:
         self.settings = settings
         self.purpose = purpose
         self.client = LaneClient()
+        metrics.NATS_UP.set_function(lambda: self.client.is_connected)
         self.jetstream: JetStreamContext
         self._loop = asyncio.new_event_loop()
         self._readers: list[PartitionReader] = []
         self._state: tuple[float, StreamState] | None = None
         self._state_lock = asyncio.Lock()
+        self._end_lock = asyncio.Lock()
+        self._told_of_more = False
         self._connected = threading.Event()
         self._thread = threading.Thread(target=self._main, name=f"nats-{purpose}", daemon=True)
         self._thread.start()
@@ -358,8 +418,64 @@ class ReaderThread:
         async with self._state_lock:
             now = time.monotonic()
             if self._state is None or now - self._state[0] > max_age:
-                self._state = (now, await stream_state(self.jetstream, self.settings.stream))
+                state = await stream_state(self.jetstream, self.settings.stream)
+                self._state = (now, state)
+                self._compare(state)
             return self._state[1]
+
+    async def answered(self) -> bool:
+        """Whether the server answers now."""
+        try:
+            await self.client.flush(timeout=1)
+        except (nats.errors.Error, TimeoutError, OSError):
+            return False
+        return True
+
+    def _compare(self, state: StreamState) -> None:
+        """Say, once, that the stream has partitions which nobody reads who has our settings."""
+        if state.partitions is None:
+            return
+        metrics.STREAM_PARTITIONS.set(state.partitions)
+        more = state.partitions > self.settings.partitions
+        if more and not self._told_of_more:
+            _log.error(
+                "the stream has more partitions than this worker knows: what is in the others waits",
+                stream=self.settings.stream,
+                partitions=state.partitions,
+                remedy=f"set SLATE_PARTITIONS={state.partitions}, and restart workers one by one",
+            )
+        self._told_of_more = more
+
+    async def _watch_clock(self) -> None:
+        """See how far our clock is ahead of the server's: by the latter it tells which events are from the future."""
+        while True:
+            try:
+                said = await self.client.request(f"$JS.API.STREAM.INFO.{self.settings.stream}", b"", timeout=5)
+                told = msgspec.json.decode(said.data, type=_Told)
+            except (nats.errors.Error, msgspec.MsgspecError, TimeoutError, OSError):
+                pass
+            else:
+                metrics.CLOCK_AHEAD.labels(server="nats").set(time.time() - told.ts.timestamp())
+            await asyncio.sleep(_CLOCK_EVERY_S)
+
+    async def check_end(self, state: StreamState) -> None:
+        """Put all positions back where the stream has lost its end; partitions then end, to begin anew from there.
+
+        Raises:
+            SlateError: a position could not be put back.
+        """
+        async with self._end_lock:
+            newest, newest_at = max((reader.newest, reader.newest_at) for reader in self._readers)
+            if not newest or any(reader.lost_end for reader in self._readers):
+                return
+            kept = await last_kept(self.jetstream, lambda: self.stream_state(max_age=0.0), newest, newest_at)
+            if kept is None:
+                return
+            _log.error("the stream lost its end", stream=state.stream, was=newest, kept=kept)
+            for reader in self._readers:
+                await reader.put_back(msgspec.structs.replace(state, last=kept))
+            for reader in self._readers:
+                reader.lost_end = True
 
     def stop(self) -> None:
         """End all readers and the connection."""
@@ -398,6 +514,7 @@ class ReaderThread:
 
         await connect(self.settings, f"slate-{self.purpose}", client=self.client, wait=True, reconnected_cb=reconnected)
         self.jetstream = self.client.jetstream(timeout=5)
+        self._tasks.append(self._loop.create_task(self._watch_clock()))
         self._ready.set()
         try:
             await asyncio.Event().wait()

@@ -256,7 +256,11 @@ class Reader:
         host = settings.db_replica_host
         name = settings.db_replica_name or settings.db_name
         self._replica = (
-            _Server("replica", {**dsn, "host": host, "dbname": name}, read("queries/replica_position.sql"))
+            _Server(
+                "replica",
+                {**dsn, "host": host, "dbname": name, "target_session_attrs": "any"},
+                read("queries/replica_position.sql"),
+            )
             if host
             else None
         )

@@ -19,6 +19,7 @@ from connectors.arrays import BIGINT, DATE, INTEGER, JSON, LABEL, TEXT, TIMESTAM
 from connectors.background import BackgroundSink
 from connectors.errors import ConnectionFailedError, FencedError
 from connectors.faults import Fault
+from connectors.history import History
 from connectors.jetstream import partition_numbers
 from connectors.link import Connection, Link, Statement, open_connection
 from connectors.postgres import as_slate_error
@@ -127,6 +128,8 @@ def _why_anew(position: _Position, state: StreamState) -> str | None:
         return "nothing was counted before, and the stream no longer holds all"
     if position.created != state.created:
         return "the stream was made anew"
+    if position.counted < 0:
+        return "the stream lost its end, and has other messages there"
     if position.counted < min(state.first - 1, position.stored) and position.uncounted:
         return _MISSED  # or not: what is uncounted may all be in the stream; counting anew is right in any case
     return None
@@ -170,10 +173,12 @@ class RollupWriter:
         settings: names the server, and the grace after which a window is closed.
         shutdown: after it, a server that stays away is waited for 15 s only.
         complete: what the sums of a transaction come to.
+        history: of the database in which it was seen what is stored.
     """
 
-    def __init__(self, settings: Settings, shutdown: Shutdown, complete: Complete) -> None:
+    def __init__(self, settings: Settings, shutdown: Shutdown, complete: Complete, history: History) -> None:
         self._complete = complete
+        self._history = history
         self._link = Link(settings, "slate-rollups", shutdown)
         self._owner = new_owner()
         self._grace_us = int(settings.window_grace_s * 1_000_000)
@@ -189,7 +194,7 @@ class RollupWriter:
         """Return when the group is stored. Parts of one partition must follow each other.
 
         Raises:
-            FencedError: another worker counts one of the partitions.
+            FencedError: another worker counts one of the partitions, or the database has gone back.
             ConnectionFailedError: shutdown was requested and the server stayed away.
         """
         sums = Sums()
@@ -211,8 +216,9 @@ class RollupWriter:
                 fault = self._link.recover(error)
                 if fault is Fault.FENCED:
                     raise FencedError(
-                        "another worker counts partitions of this one, or all was counted anew; no total is wrong: "
-                        "this worker stops, and goes on from there when it is started again"
+                        "another worker counts partitions of this one, all was counted anew, or the database has gone "
+                        "back (a failover, a restore); no total is wrong: this worker stops, and goes on from there "
+                        "when it is started again"
                     ) from None
                 if fault is Fault.DATA:
                     self._drop_impossible(totals, error)
@@ -264,6 +270,7 @@ class RollupWriter:
         return {
             "stream": group[0].stream,
             "owner": self._owner,
+            "timeline": self._history.timeline,
             "partitions": INTEGER.array([one.partition for one in ordered]),
             "afters": BIGINT.array([one.after for one in ordered]),
             "positions": BIGINT.array([one.position for one in ordered]),
@@ -413,15 +420,16 @@ def _signal_arrays(totals: Totals) -> dict[str, Any]:
 class RollupSink(DynamicSink[Counted]):
     """Adds what was counted, every `SLATE_ROLLUP_FLUSH` seconds, in one transaction."""
 
-    def __init__(self, settings: Settings, shutdown: Shutdown, complete: Complete) -> None:
+    def __init__(self, settings: Settings, shutdown: Shutdown, complete: Complete, history: History) -> None:
         settings.dsn()
         self._settings = settings
         self._shutdown = shutdown
         self._complete = complete
+        self._history = history
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> BackgroundSink[Counted]:
         """One writer per worker; partitions never cross workers, for sums need no exchange."""
-        writer = RollupWriter(self._settings, self._shutdown, self._complete)
+        writer = RollupWriter(self._settings, self._shutdown, self._complete, self._history)
 
         def write(group: list[Counted]) -> None:
             with metrics.ROLLUP_FLUSH_SECONDS.time():

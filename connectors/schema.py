@@ -4,13 +4,15 @@ All that a database lacks is applied in one transaction, with the record of it: 
 it is there or nothing.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.resources import as_file, files
-from typing import Any
+from typing import Any, Final
 
 import psycopg
+import structlog
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from yoyo import internalmigrations, read_migrations
@@ -23,12 +25,18 @@ from connectors.link import open_connection
 from connectors.settings import Settings
 from connectors.sql import read
 
+_TRIES: Final = 30
+_PAUSE_S: Final = 2.0  # in which those get on who waited behind us
+
+_log = structlog.get_logger(__name__)
+
 
 def migrate(settings: Settings) -> list[str]:
     """Bring the database to this version's schema; returns the names of the migrations that it lacked.
 
-    Several may run at once: one works, the others wait and find nothing to do. The partitions of the coming months
-    are made as well.
+    Several may run at once: one works, the others wait and find nothing to do. A table that somebody else holds is
+    waited for 2 s at a time, because everyone else waits behind us. The partitions of the coming months are made as
+    well.
 
     Raises:
         ConfigurationError: no PostgreSQL is set.
@@ -37,13 +45,27 @@ def migrate(settings: Settings) -> list[str]:
     """
     try:
         with open_connection(settings, "slate-migrate") as connection:
-            with connection.transaction():
-                connection.execute(read("maintenance/begin_migration.sql"))
-                applied = _apply(connection)
+            applied = _patiently(connection)
             connection.execute(read("maintenance/months_ahead.sql"), {"today": datetime.now(UTC).date()})
             return applied
     except psycopg.Error as error:
         raise _explained(error, settings) from None
+
+
+def check_schema(settings: Settings) -> None:
+    """See that the database has all that this version needs; a later version's is fine, and one that is away, too.
+
+    Raises:
+        ConfigurationError: no PostgreSQL is set.
+        SchemaError: it lacks migrations, or the role may not see them.
+    """
+    try:
+        missing = pending(settings)
+    except ConnectionFailedError as error:
+        _log.warning("cannot see the schema yet", error=str(error))
+        return
+    if missing:
+        raise SchemaError(f"the database lacks migrations {', '.join(missing)}: run `slate migrate` of this version")
 
 
 def pending(settings: Settings) -> list[str]:
@@ -85,6 +107,22 @@ def _explained(error: psycopg.Error, settings: Settings) -> SlateError:
 def _migrations() -> Iterator[Any]:
     with as_file(files("sql") / "migrations") as directory:
         yield read_migrations(str(directory))
+
+
+def _patiently(connection: psycopg.Connection[Any]) -> list[str]:
+    for left in reversed(range(_TRIES)):
+        try:
+            with connection.transaction():
+                connection.execute(read("maintenance/begin_migration.sql"))
+                applied = _apply(connection)
+                connection.execute(read("roles/grants.sql"))
+                return applied
+        except psycopg.errors.LockNotAvailable as error:
+            if not left:
+                raise
+            _log.warning("somebody holds what is to be changed", error=str(error).strip(), again_in_s=_PAUSE_S)
+            time.sleep(_PAUSE_S)
+    raise AssertionError
 
 
 def _apply(connection: psycopg.Connection[Any]) -> list[str]:

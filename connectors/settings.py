@@ -40,7 +40,11 @@ class Settings(BaseSettings):
     # Never by field name: DB_HOST, LOG_LEVEL and the like in the environment are other programs'.
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True)
 
-    db_host: str | None = Field(None, validation_alias=_env("SLATE_DB_HOST"), description="PostgreSQL primary")
+    db_host: str | None = Field(
+        None,
+        validation_alias=_env("SLATE_DB_HOST"),
+        description="PostgreSQL primary; `a,b`: the one of these that is",
+    )
     db_replica_host: str | None = Field(
         None, validation_alias=_env("SLATE_DB_REPLICA_HOST"), description="PostgreSQL replica for reads"
     )
@@ -74,6 +78,16 @@ class Settings(BaseSettings):
         "_INBOX",
         validation_alias=_env("SLATE_NATS_INBOX"),
         description="first token of the subjects that answers come on, as the permissions of its user have it",
+    )
+    nats_callout_url: SecretStr | None = Field(
+        None,
+        validation_alias=_env("SLATE_NATS_CALLOUT_URL"),
+        description="NATS as its user `callout`: the HTTP service then lets browsers in there; off unless set",
+    )
+    nats_callout_seed: SecretStr | None = Field(
+        None,
+        validation_alias=_env("SLATE_NATS_CALLOUT_SEED"),
+        description="account seed with which it signs what they may, as `python -m realtime.nkey` makes it",
     )
     redis_host: str | None = Field(None, validation_alias=_env("REDIS_HOST"), description="Redis or Valkey")
     redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(
@@ -280,6 +294,12 @@ class Settings(BaseSettings):
         validation_alias=_env("SLATE_RETAIN_DEAD_LETTERS_DAYS"),
         description="days for which `slate maintain` keeps dead letters; 0 is for ever",
     )
+    retain_content_days: Annotated[int, Field(ge=0)] = Field(
+        0,
+        validation_alias=_env("SLATE_RETAIN_CONTENT_DAYS"),
+        description="days for which `slate maintain` keeps telemetry, previews with their pictures, scripts and "
+        "builds; 0 is for ever",
+    )
     db_statement_timeout_s: Annotated[float, Field(gt=0)] = Field(
         30.0, validation_alias=_env("SLATE_DB_STATEMENT_TIMEOUT"), description="longest statement, seconds"
     )
@@ -315,7 +335,7 @@ class Settings(BaseSettings):
         "info", validation_alias=_env("SLATE_LOG_LEVEL"), description="least severity that is logged"
     )
 
-    @field_validator("nats_url")
+    @field_validator("nats_url", "nats_callout_url")
     @classmethod
     def _nats_scheme(cls, url: SecretStr | None) -> SecretStr | None:
         for one in url.get_secret_value().split(",") if url else ():
@@ -426,6 +446,8 @@ class Settings(BaseSettings):
             "connect_timeout": 5,
             "sslmode": self.db_sslmode or ("prefer" if self.ca_file is None else "verify-full"),
         }
+        if "," in self.db_host:
+            arguments["target_session_attrs"] = "primary"
         if self.ca_file is not None:
             arguments["sslrootcert"] = str(self.ca_file)
         elif self.db_sslmode == "verify-full":

@@ -18,9 +18,13 @@ import psycopg
 import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from connectors.errors import FencedError
+from connectors.health import HEALTH
+from connectors.history import History
 from connectors.link import Connection, open_connection
 from connectors.messages import NatsBatch
 from connectors.nats import NatsSource, NatsSourcePartition, Positions
+from connectors.server_clock import ServerClock
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
@@ -53,7 +57,8 @@ class SettledBatch(msgspec.Struct, frozen=True, gc=False):
     `batch` has those of which something is stored; `read` counts the others, too. `changes` are calls that one of
     them changed, by its sequence; `dead` are dead letters, each with its time of receipt (microseconds since 1970) and
     its kind of fault. `committed_us` is when ingest committed the last of them, None where that is not known;
-    `clock_us` is when they were handed over. `idle` is whether the stream held nothing more of the partition then.
+    `clock_us` is when they were handed over, by the database's clock. `idle` is whether the stream held nothing more of
+    the partition then.
     """
 
     batch: NatsBatch
@@ -66,9 +71,10 @@ class SettledBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Settled(msgspec.Struct, frozen=True):
-    """What ingest has done up to a position."""
+    """What ingest has done up to a position; `lost` are first and last sequences of what it found no more."""
 
     position: int
+    lost: list[tuple[int, int]] = []
     skipped: set[int] = set()
     dead: list[tuple[int, str]] = []
     changes: dict[int, CallChange] = {}
@@ -100,8 +106,10 @@ class _Gate:
 class _Settlement:
     """Asks PostgreSQL how far ingest is, for all partitions of a process together, on a thread of its own."""
 
-    def __init__(self, settings: Settings, shutdown: Shutdown) -> None:
+    def __init__(self, settings: Settings, history: History, shutdown: Shutdown) -> None:
         self._settings = settings
+        self._history = history
+        self.clock = ServerClock()
         self._shutdown = shutdown
         self._gates: list[_Gate] = []
         self._asked = threading.Event()
@@ -126,11 +134,15 @@ class _Settlement:
         connection: Connection | None = None
         told = False
         while not self._shutdown.requested:
+            HEALTH.beat("settlement")
             try:
                 if connection is None or connection.closed:
-                    connection = open_connection(self._settings, "slate-settlement")
+                    connection = open_connection(self._settings, "slate-settlement", patience=False)
                 self._poll(connection)
                 told = False
+            except FencedError as error:
+                _log.error("reading stopped", error=str(error))
+                self._shutdown.request()
             except psycopg.Error as error:
                 if not told:
                     _log.warning("cannot see what ingest has stored", error=str(error).strip())
@@ -151,8 +163,9 @@ class _Settlement:
         rows = connection.execute(
             read("rollups/settled.sql"), {"stream": self._settings.stream, "partitions": list(gates)}
         ).fetchall()
-        now = _now_us()
-        for partition, seq, updated_us in rows:
+        for partition, seq, updated_us, timeline, now in rows:
+            self.clock.set(now)
+            self._history.read_from(timeline)
             gate = gates[partition]
             known = gate.known
             if known is None or seq <= known:
@@ -176,7 +189,8 @@ def _read_settled(
         skipped.update(seqs)
         dead.extend(zip(dead_seqs, dead_codes, strict=True))
     changes = {seq: CallChange(*row) for seq, *row in connection.execute(read("rollups/call_changes.sql"), key)}
-    return _Settled(upto, skipped, dead, changes, committed_us)
+    lost = connection.execute(read("rollups/lost.sql"), key).fetchall()
+    return _Settled(upto, lost, skipped, dead, changes, committed_us)
 
 
 def settle(connection: Connection, batch: NatsBatch) -> SettledBatch:
@@ -186,7 +200,7 @@ def settle(connection: Connection, batch: NatsBatch) -> SettledBatch:
         psycopg.Error: the database cannot be read.
     """
     settled = _read_settled(connection, batch.stream, batch.partition, batch.after, batch.position, None)
-    return _join(batch, settled, idle=False)
+    return _join(batch, settled, idle=False, clock_us=time.time_ns() // 1000)
 
 
 class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
@@ -201,6 +215,7 @@ class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
     def next_batch(self) -> list[SettledBatch]:
         if self._shutdown.requested:
             raise StopIteration  # what is held was not handed over, and is read again
+        HEALTH.beat("dataflow")
         held = self._hold()
         if held is None:
             return self._heartbeat()
@@ -214,7 +229,8 @@ class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
         now, self._held = _cut(held, settled.position)
         self._beat = time.monotonic()
         nothing_held = self._held is None or not self._held.messages
-        return [_join(now, settled, idle=nothing_held and self._inner.drained)]
+        idle = nothing_held and self._inner.drained
+        return [_join(now, settled, idle=idle, clock_us=self._settlement.clock.now_us)]
 
     def next_awake(self) -> datetime | None:
         if self._held is not None:
@@ -236,11 +252,14 @@ class _SettledPartition(StatefulSourcePartition[SettledBatch, int]):
     def _heartbeat(self) -> list[SettledBatch]:
         """Nothing, and now and then the word that there is nothing."""
         position = self._inner.position if self._held is None else self._held.after
-        if position is None or time.monotonic() - self._beat < _HEARTBEAT_S:
+        now = self._settlement.clock.now_us
+        if position is not None and now is None:
+            self._gate.current(position)  # so that the database is asked
+        if position is None or now is None or time.monotonic() - self._beat < _HEARTBEAT_S:
             return []
         self._beat = time.monotonic()
         nothing = NatsBatch(self._inner.stream, self._gate.partition, position, position, [])
-        return [SettledBatch(nothing, 0, self._inner.drained, {}, [], None, _now_us())]
+        return [SettledBatch(nothing, 0, self._inner.drained, {}, [], None, now)]
 
 
 def _cut(batch: NatsBatch, at: int) -> tuple[NatsBatch, NatsBatch | None]:
@@ -255,8 +274,12 @@ def _cut(batch: NatsBatch, at: int) -> tuple[NatsBatch, NatsBatch | None]:
     )
 
 
-def _join(batch: NatsBatch, settled: _Settled, *, idle: bool) -> SettledBatch:
-    """A batch with what is known of its messages."""
+def _join(batch: NatsBatch, settled: _Settled, *, idle: bool, clock_us: int | None) -> SettledBatch:
+    """A batch with what is known of its messages; of what ingest never read, nothing."""
+    assert clock_us is not None  # noqa: S101 - who knows what is settled has asked the database
+    for first, last in settled.lost:
+        found = [message for message in batch.messages if not first <= message.sequence <= last]
+        batch = msgspec.structs.replace(batch, messages=found)
     messages = batch.messages
     dead: list[tuple[int, str]] = []
     if settled.dead:
@@ -265,11 +288,7 @@ def _join(batch: NatsBatch, settled: _Settled, *, idle: bool) -> SettledBatch:
     if settled.skipped:
         kept = [message for message in messages if message.sequence not in settled.skipped]
         batch = msgspec.structs.replace(batch, messages=kept)
-    return SettledBatch(batch, len(messages), idle, settled.changes, dead, settled.committed_us, _now_us())
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
+    return SettledBatch(batch, len(messages), idle, settled.changes, dead, settled.committed_us, clock_us)
 
 
 class SettledSource(FixedPartitionedSource[SettledBatch, int]):
@@ -279,16 +298,19 @@ class SettledSource(FixedPartitionedSource[SettledBatch, int]):
         settings: as for `NatsSource`.
         purpose: who reads (`rollups`).
         positions: where to resume.
+        history: of the database in which it is seen what is stored; in another it may not be counted.
         shutdown: when requested, every partition ends after what it has handed over.
 
     Raises:
         ConfigurationError: no NATS or no PostgreSQL is set.
     """
 
-    def __init__(self, settings: Settings, purpose: str, positions: Positions, shutdown: Shutdown) -> None:
+    def __init__(
+        self, settings: Settings, purpose: str, positions: Positions, history: History, shutdown: Shutdown
+    ) -> None:
         settings.dsn()
         self._source = NatsSource(settings, purpose, positions, shutdown)
-        self._settlement = _Settlement(settings, shutdown)
+        self._settlement = _Settlement(settings, history, shutdown)
         self._shutdown = shutdown
 
     def list_parts(self) -> list[str]:

@@ -36,6 +36,7 @@ from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
 from connectors.tables import Table
+from connectors.tracing import OFF, Tracing
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +53,7 @@ class Writer:
         rebuild: outcomes of part of a batch.
         give_up: the dead letter of a message that PostgreSQL refuses.
         shutdown: after it, a server that stays away is waited for 15 s only.
+        tracing: is told of what is stored.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class Writer:
         rebuild: Rebuild,
         give_up: GiveUp,
         shutdown: Shutdown,
+        tracing: Tracing = OFF,
     ) -> None:
         self._settings = settings
         self._tables = tables
         self._rebuild = rebuild
         self._give_up = give_up
+        self._tracing = tracing
         self._link = Link(settings, "slate-ingest", shutdown)
         self._owner = new_owner()
         self._known_days: set[int] = set()
@@ -75,7 +79,7 @@ class Writer:
         """Return when the group is stored, with its dead letters. Batches of one partition must be consecutive.
 
         Raises:
-            FencedError: another worker writes one of the partitions.
+            FencedError: another worker writes one of the partitions, or the database has gone back.
             ConnectionFailedError: shutdown was requested and the server stayed away.
         """
         uncertain = False
@@ -113,10 +117,12 @@ class Writer:
         self._link.close()
 
     def _store(self, group: list[Outcomes]) -> None:
+        began_ns = time.time_ns()
         connection = self._link.connection()
         self._drop_duplicates(connection, group)
         self._link.transact(self._statements(connection, group))
         self._count(group)
+        self._tracing.committed(group, began_ns)
 
     def _statements(self, connection: Connection, group: list[Outcomes]) -> list[Statement]:
         """The whole transaction; the position first, so that of two workers one waits and then stops."""
@@ -196,12 +202,13 @@ class Writer:
     def _unwritten(self, group: list[Outcomes]) -> list[Outcomes]:
         """What of the group is not stored: all of it, or nothing when only the answer to its commit was lost."""
         positions = self._positions(group)
-        return [
-            outcomes
-            for outcomes in group
-            if positions.get(outcomes.batch.partition) != (outcomes.batch.position, self._owner)
-            and not self._is_past(positions, outcomes)
-        ]
+        stored: list[Outcomes] = []
+        unwritten: list[Outcomes] = []
+        for outcomes in group:
+            is_last = positions.get(outcomes.batch.partition) == (outcomes.batch.position, self._owner)
+            (stored if is_last or self._is_past(positions, outcomes) else unwritten).append(outcomes)
+        self._tracing.committed(stored, time.time_ns())
+        return unwritten
 
     def _is_past(self, positions: dict[int, tuple[int, str | None]], outcomes: Outcomes) -> bool:
         seq, owner = positions.get(outcomes.batch.partition, (0, None))
@@ -219,8 +226,18 @@ class Writer:
 
     def _fenced(self, group: list[Outcomes]) -> FencedError:
         owners: set[str] = set()
+        lacking = 0
         with suppress(psycopg.Error):
-            owners = {str(owner) for _, owner in self._positions(group).values()} - {self._owner}
+            positions = self._positions(group)
+            owners = {str(owner) for _, owner in positions.values()} - {self._owner}
+            afters = {outcomes.batch.partition: outcomes.batch.after for outcomes in reversed(group)}  # of the first
+            lacking = max(after - positions.get(partition, (0, None))[0] for partition, after in afters.items())
+        if lacking > 0:
+            return FencedError(
+                f"the database has gone back, by up to {lacking} sequences of the stream: a failover to a replica "
+                "that lacked them, or a restore. They are read again from the stream: this worker stops, and goes on "
+                "from where the database is when it is started again"
+            )
         return FencedError(
             f"another worker ({', '.join(sorted(owners)) or 'unknown'}) writes partitions of this one; nothing is lost "
             "or doubled, but run one worker per partition: this one stops"

@@ -3,7 +3,7 @@
 import getpass
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from connectors.admin_log import AdminRun, disguised, logged
 from connectors.errors import SlateError
 from connectors.link import open_connection
 from connectors.settings import Settings
@@ -206,7 +207,8 @@ def silence(
         raise typer.BadParameter("must be LABEL=VALUE, such as alertname=function-errors", param_hint="LABEL=VALUE")
     parameters = {"matchers": msgspec.json.encode(told).decode(), "length": length}
     parameters |= {"author": getpass.getuser(), "comment": comment}
-    with _connection() as connection:
+    labels = {name: disguised(value) if name in ("user", "session") else value for name, value in told.items()}
+    with _logged("alerts silence", matchers=labels, length=str(length)), _connection() as connection:
         row = connection.execute(read("alerts/silence.sql"), parameters).fetchone()
     assert row is not None  # noqa: S101 - it was inserted
     _out.print(f"Silence {row[0]} until {_moment(row[1])} (UTC); `slate alerts unsilence {row[0]}` ends it.")
@@ -215,7 +217,7 @@ def silence(
 @app.command()
 def unsilence(number: Annotated[int, typer.Argument(help="its number")]) -> None:
     """End a silence."""
-    with _connection() as connection:
+    with _logged("alerts unsilence", number=number), _connection() as connection:
         if not connection.execute(read("alerts/end_silence.sql"), {"id": number}).rowcount:
             raise SlateError(f"there is no silence {number}; `slate alerts list` shows them")
     _out.print(f"Silence {number} is over.")
@@ -224,11 +226,15 @@ def unsilence(number: Annotated[int, typer.Argument(help="its number")]) -> None
 @app.command()
 def ack(fingerprint: Annotated[str, typer.Argument(help="of an alert that fires, as `list` shows it")]) -> None:
     """Say that you have taken an alert on, until its next episode."""
-    with _connection() as connection:
+    with _logged("alerts ack", fingerprint=fingerprint), _connection() as connection:
         parameters = {"fingerprint": fingerprint, "author": getpass.getuser()}
         if not connection.execute(read("alerts/acknowledge.sql"), parameters).rowcount:
             raise SlateError(f"no alert {fingerprint} fires; `slate alerts list` shows those that do")
     _out.print("Taken on.")
+
+
+def _logged(command: str, **arguments: Any) -> AbstractContextManager[AdminRun]:
+    return logged(Settings.load(), command, arguments)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`slate audit`: holds the daily totals against the tables."""
 
 import sys
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from connectors.admin_log import logged
 from connectors.settings import Settings
 from flows.audit import Difference, audit
 
@@ -49,17 +51,25 @@ def audit_command(
     if first > last:
         raise typer.BadParameter(f"{first} is still to come", param_hint="--since")
     out = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+    settings = Settings.load()
+    told = {"since": str(first), "until": str(last)}
+    run = logged(settings, "audit --repair", told) if repair else nullcontext()
+    with (
+        run as log,
+        Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress,
+    ):
         task = progress.add_task("Auditing", total=(last - first).days + 1)
         found = list(
             audit(
-                Settings.load(),
+                settings,
                 first,
                 last + timedelta(days=1),
                 repair=repair,
                 on_day=lambda _: progress.advance(task),
             )
         )
+        if log is not None:
+            log.counts["repaired"] = len(found)
     days = str(first) if first == last else f"{first} to {last}"
     if not found:
         out.print(f"No difference: {days}.")

@@ -9,11 +9,14 @@ import structlog
 import typer
 from rich.console import Console
 
+from connectors.admin_log import logged
 from connectors.errors import SlateError
 from connectors.settings import Settings
 from deploy import alerts, dead_letters
+from deploy.admin_log import log_command
 from deploy.audit import audit_command
 from deploy.doctor import examine, show
+from deploy.forget import export_command, forget_command
 from deploy.maintain import maintain_command
 from deploy.migrate import migrate_all
 from deploy.session import session_command
@@ -36,6 +39,9 @@ app.command("session")(session_command)
 app.command("simulate")(simulate)
 app.command("audit")(audit_command)
 app.command("maintain")(maintain_command)
+app.command("forget")(forget_command)
+app.command("export")(export_command)
+app.command("log")(log_command)
 app.add_typer(alerts.app, name="alerts", help="Check alert rules, try them on the past, see what fires.")
 app.add_typer(dead_letters.app, name="dead-letters", help="List, show and replay what was refused.")
 
@@ -89,8 +95,10 @@ def demo(
 @app.command()
 def migrate() -> None:
     """Bring the schema in PostgreSQL and the stream in NATS up to date; safe to repeat."""
-    for text in migrate_all(Settings.load()):
-        typer.echo(text)
+    settings = Settings.load()
+    with logged(settings, "migrate", makes_it=True):
+        for text in migrate_all(settings):
+            typer.echo(text)
 
 
 @app.command()

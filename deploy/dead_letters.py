@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from connectors.admin_log import disguised, logged
 from connectors.errors import SlateError
 from connectors.settings import Settings
 from deploy.terminal import a_time, explained, harmless
@@ -121,9 +122,31 @@ def replay_(
         _out.print(table if counts else "No dead letters match.")
         return
     columns = SpinnerColumn(), TextColumn("Replaying"), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=_out, disable=not _out.is_terminal) as progress, explained():
+    with (
+        logged(settings, "dead-letters replay", _told(which)) as run,
+        Progress(*columns, console=_out, disable=not _out.is_terminal) as progress,
+        explained(),
+    ):
         task = progress.add_task("Replaying", total=None)
         report = asyncio.run(replay(settings, find(settings, which), lambda: progress.advance(task)))
+        run.counts |= {"published": report.published, "impossible": len(report.impossible)}
     _out.print(f"{report.published} published again and marked; what is still wrong comes back as a new dead letter.")
     for id_, why in report.impossible:
         _out.print(f"{id_}: not replayed: {why}", markup=False)
+
+
+def _told(which: Filter) -> dict[str, object]:
+    """A filter as the log may have it: a subject ends with a session's id, and a reason may quote anything."""
+    front, _, session = (which.subject or "").rpartition(".")
+    subject = f"{front}.{session if session in ('*', '>') else disguised(session)}" if which.subject else None
+    reason = disguised(which.reason) if which.reason else None
+    times = {name: at and at.isoformat() for name, at in (("since", which.since), ("until", which.until))}
+    return {
+        "ids": list(which.ids) if which.ids else None,
+        "stage": which.stage,
+        "code": which.code,
+        "subject": subject,
+        "reason": reason,
+        **times,
+        "replayed": which.replayed or None,
+    }

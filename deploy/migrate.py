@@ -3,7 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 
-from connectors.jetstream import ensure_stream
+import nats.errors
+import nats.js.errors
+
+from connectors.jetstream import connect, ensure_stream
+from connectors.postgres import Progress
+from connectors.readers import StreamState, stream_state
 from connectors.schema import migrate
 from connectors.settings import Settings
 
@@ -16,8 +21,22 @@ def migrate_all(settings: Settings) -> Iterator[str]:
     """
     applied = migrate(settings)
     yield f"Schema: applied {', '.join(applied)}" if applied else "Schema: up to date"
+    before = asyncio.run(_before(settings))
+    if before is not None:
+        Progress(settings).begin(before)  # else workers would look for what left the stream before
     info = asyncio.run(ensure_stream(settings))
     yield (
         f"Stream {settings.stream}: {settings.partitions} partition{'s' * (settings.partitions > 1)}, "
         f"{info.state.messages:,} messages"
     )
+
+
+async def _before(settings: Settings) -> StreamState | None:
+    """The stream as it is, None where there is none."""
+    client = await connect(settings, "slate-migrate")
+    try:
+        return await stream_state(client.jetstream(timeout=5), settings.stream)
+    except (nats.js.errors.Error, nats.errors.Error, TimeoutError):
+        return None  # where there should be one, `ensure_stream` says what to do
+    finally:
+        await client.close()

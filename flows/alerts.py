@@ -18,8 +18,10 @@ import structlog
 from connectors import metrics
 from connectors.alerts import AlertProgress, AlertStore, BudgetRow, StateRow, Transition
 from connectors.errors import ConfigurationError, SlateError
+from connectors.health import HEALTH
 from connectors.jetstream import backlog
 from connectors.link import Connection, open_connection
+from connectors.server_clock import ServerClock
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sums import TICK_US
@@ -102,13 +104,14 @@ class Evaluator:
     Args:
         settings: names database and stream.
         rules: what to watch.
-        clock: seconds since 1970; times the rules on samples.
+        clock: seconds since 1970; times the rules on samples. The database's unless it is given.
     """
 
-    def __init__(self, settings: Settings, rules: LiveRules, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, rules: LiveRules, clock: Callable[[], float] | None = None) -> None:
         self._settings = settings
         self._rules = rules
         self._clock = clock
+        self.database_clock = ServerClock()
         self.owner = new_owner()
         self._store = AlertStore(settings, self.owner)
         self._engines: tuple[Engine, Engine] | None = None
@@ -142,10 +145,12 @@ class Evaluator:
             assert progress is not None  # noqa: S101 - it was just made
         if progress.taken:
             return False
-        clock_us = int(self._clock() * 1_000_000)
+        self.database_clock.set(progress.clock)
+        clock_us = progress.clock if self._clock is None else int(self._clock() * 1_000_000)
         orphans: list[StateRow] = []
         if self._engines is None or self._mine != progress[1:5]:
             self._engines, orphans = self._restored(connection, progress, clock_us)
+            HEALTH.beat("alerts")  # after a long absence each of these may take a while
         events, samples = self._engines
         sampled_until = (clock_us - LATENESS_US) // TICK_US
         until = None if progress.reached is None else (progress.reached - LATENESS_US) // TICK_US
@@ -164,6 +169,7 @@ class Evaluator:
             budgets = self._seed(connection, events, budgets)
             found += events.advance(until)
         found += samples.advance(sampled_until)
+        HEALTH.beat("alerts")
         self._write(connection, found, orphans)
         self._prune(connection, progress, clock_us)
         evaluated, sampled = (None if engine.now is None else engine.now * TICK_US for engine in self._engines)
@@ -294,9 +300,10 @@ def _evaluate(settings: Settings, evaluator: Evaluator, shutdown: Shutdown) -> N
     connection: Connection | None = None
     pause, told = 0.0, False
     while not shutdown.wait(pause):
+        HEALTH.beat("alerts")
         try:
             if connection is None or connection.closed:
-                connection = open_connection(settings, "slate-alerts")
+                connection = open_connection(settings, "slate-alerts", patience=False)
             pause = _LOOK_S if evaluator.look(connection) else _STANDBY_S
             told = False
         except psycopg.errors.SerializationFailure:
@@ -310,6 +317,7 @@ def _evaluate(settings: Settings, evaluator: Evaluator, shutdown: Shutdown) -> N
         except Exception:  # noqa: BLE001 - counting goes on, whatever is wrong with alerts
             _log.exception("alerts are not evaluated: this is a fault of the program")
             pause = _PRUNE_EVERY_S
+        HEALTH.rest("alerts")
 
 
 def _sample(settings: Settings, evaluator: Evaluator, shutdown: Shutdown) -> None:
@@ -317,16 +325,18 @@ def _sample(settings: Settings, evaluator: Evaluator, shutdown: Shutdown) -> Non
     store = AlertStore(settings, evaluator.owner)
     told = False
     while not shutdown.wait(SAMPLE_EVERY_S if told or evaluator.active else _STANDBY_S):
-        if not evaluator.active:
+        now_us = evaluator.database_clock.now_us
+        if not evaluator.active or now_us is None:
             continue
         try:
             with open_connection(settings, "slate-samples") as connection:
                 found = store.positions(connection)
                 silent = max((seconds for _, _, seconds in found if seconds is not None), default=0.0)
-                store.sample(connection, int(time.time()) // TICK_S, {"rollup_lag": int(silent * MICRO)})
-                waiting, oldest = asyncio.run(backlog(settings, {partition: seq for partition, seq, _ in found}))
+                store.sample(connection, now_us // TICK_US, {"rollup_lag": int(silent * MICRO)})
+                positions = {partition: seq for partition, seq, _ in found}
+                waiting, oldest = asyncio.run(backlog(settings, positions, now_us / 1_000_000))
                 values = {"queue_depth": waiting * MICRO, "ingest_lag": int(oldest * MICRO)}
-                store.sample(connection, int(time.time()) // TICK_S, values)
+                store.sample(connection, now_us // TICK_US, values)
             told = False
         except (psycopg.Error, SlateError) as error:
             if not told:

@@ -10,6 +10,7 @@ from connectors.nats import NatsSource
 from connectors.postgres import PostgresSink, Progress
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
+from connectors.tracing import start as start_tracing
 from flows.rows import TABLES
 from flows.start import start
 from flows.validate import refused_by_store, validate
@@ -17,7 +18,7 @@ from flows.validate import refused_by_store, validate
 
 def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
     """The dataflow: partitions of the stream, the outcomes of their messages, the database."""
-    source = NatsSource(settings, "ingest", Progress(settings), shutdown)
+    source = NatsSource(settings, "ingest", Progress(settings), shutdown, beats=True)
     sink = PostgresSink(
         settings,
         TABLES,
@@ -25,6 +26,7 @@ def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
         give_up=refused_by_store,
         shutdown=shutdown,
         on_dead_letter=source.announce,
+        tracing=start_tracing(settings, "slate-ingest"),
     )
     flow = Dataflow("ingest")
     batches = op.input("read_nats", flow, source)

@@ -8,6 +8,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 
 from connectors.analytics import send_windows
+from connectors.history import History
 from connectors.rollups import RollupProgress, RollupSink
 from connectors.settings import Settings
 from connectors.settled import SettledSource
@@ -21,11 +22,12 @@ from flows.start import start
 def build(settings: Settings, shutdown: Shutdown) -> Dataflow:
     """The dataflow: what ingest has stored, what that adds, the totals."""
     rules = LiveRules(settings)
-    source = SettledSource(settings, "rollups", RollupProgress(settings, shutdown), shutdown)
+    history = History()
+    source = SettledSource(settings, "rollups", RollupProgress(settings, shutdown), history, shutdown)
     flow = Dataflow("rollups")
     settled = op.input("read_settled", flow, source)
     counted = op.map("fold", settled, lambda batch: fold(batch, sessions="session" in rules.usage_labels))
-    sink = RollupSink(settings, shutdown, lambda sums: fold_up(sums, rules.usage_labels))
+    sink = RollupSink(settings, shutdown, lambda sums: fold_up(sums, rules.usage_labels), history)
     op.output("write_rollups", counted, sink)
     watch_drift(settings, shutdown)
     watch_alerts(settings, rules, shutdown)

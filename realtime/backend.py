@@ -20,6 +20,7 @@ from connectors.frames import FrameStore, frame_store
 from connectors.outbox import Outbox
 from connectors.redis_fallback import Fallback
 from connectors.settings import Settings
+from connectors.tracing import start as start_tracing
 from connectors.unity import UnityServer
 from realtime.auth import Authenticator, Identity, NotAllowedError, Permission
 from realtime.bridge import UnityBridge
@@ -56,8 +57,11 @@ class Backend:
     async def __aenter__(self) -> Self:
         settings = self.settings
         async with AsyncExitStack() as stack:
+            self.tracing = start_tracing(settings, "slate-session")
+            stack.push_async_callback(self.tracing.aclose)
+            directory, size = settings.spill_directory, settings.spill_max_bytes
             self.events = await stack.enter_async_context(
-                await Outbox.open(settings, settings.spill_directory, max_bytes=settings.spill_max_bytes)
+                await Outbox.open(settings, directory, max_bytes=size, tracing=self.tracing)
             )
             self.redis = redis_of(settings)
             if self.redis is not None:
@@ -143,6 +147,7 @@ class Backend:
             cache=self._previews,
             build_poll_s=self._build_poll_s,
             build_timeout_s=self.settings.build_timeout_s,
+            tracing=self.tracing,
         )
 
 

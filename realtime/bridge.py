@@ -20,6 +20,7 @@ import structlog
 from connectors.breaker import Breaker
 from connectors.errors import SlateError
 from connectors.frames import FrameStore
+from connectors.tracing import OFF, Span, Tracing
 from connectors.unity import (
     CALL_TIMEOUT_S,
     Answer,
@@ -92,6 +93,7 @@ class UnityBridge:
         editor_wait_s: how long an editor that is not there is waited for, seconds.
         build_poll_s: how often a build is asked for, seconds.
         build_timeout_s: when a build counts as timed out, seconds.
+        tracing: is told of each call.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class UnityBridge:
         editor_wait_s: float = EDITOR_WAIT_S,
         build_poll_s: float = 5.0,
         build_timeout_s: float = 1800.0,
+        tracing: Tracing = OFF,
     ) -> None:
         self.instance = instance
         self._server = server
@@ -114,6 +117,7 @@ class UnityBridge:
         self._editor_wait_s = editor_wait_s
         self._build_poll_s = build_poll_s
         self._build_timeout_s = build_timeout_s
+        self._tracing = tracing
         self._polls: dict[str, asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -367,13 +371,23 @@ class UnityBridge:
         return await self._call(_repeatable_read, tool, arguments)
 
     async def _call(self, again: Callable[[Exception], bool], tool: str, arguments: Mapping[str, Any]) -> Answer:
-        async for attempt in stamina.retry_context(
-            on=again, attempts=ATTEMPTS, timeout=DEADLINE_S, wait_initial=1.0, wait_max=10.0, wait_jitter=1.0
-        ):
-            with attempt:
-                async with self._breaker.call(counts=counts):
-                    return await self._call_once(tool, arguments)
+        about = {"mcp.method.name": "tools/call", "gen_ai.tool.name": tool}
+        with self._tracing.begin(f"tools/call {tool}", about, client=True) as span:
+            async for attempt in stamina.retry_context(
+                on=again, attempts=ATTEMPTS, timeout=DEADLINE_S, wait_initial=1.0, wait_max=10.0, wait_jitter=1.0
+            ):
+                with attempt:
+                    span.tell({"spark.attempts": attempt.num})
+                    async with self._breaker.call(counts=counts):
+                        return await self._answered(tool, arguments, span)
         raise AssertionError("unreachable: the last attempt raises or returns")
+
+    async def _answered(self, tool: str, arguments: Mapping[str, Any], span: Span) -> Answer:
+        try:
+            return await self._call_once(tool, arguments)
+        except UnityRefusedError:
+            span.outcome("refused")  # an answer, too: that there is no such script, for one
+            raise
 
     async def _call_once(self, tool: str, arguments: Mapping[str, Any]) -> Answer:
         try:

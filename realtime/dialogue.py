@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 from openai import AsyncOpenAI
 
+from connectors.tracing import OFF, Tracing
 from realtime.connection import Connection, ConnectionLostError, RealtimeApiError, Response
 from realtime.conversation import Conversation
 from realtime.happenings import Failed, Happening, Reconnected
@@ -36,6 +37,7 @@ class Dialogue:
         tell: hears what the user may want to know.
         on_text: hears what the model says: the response's id and a little more text; two empty ones at its end.
         on_tokens: hears how many tokens a response used.
+        tracing: is told of each response.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Dialogue:
         tell: Callable[[Happening], None],
         on_text: Callable[[str, str], None],
         on_tokens: Callable[[int], Awaitable[None]],
+        tracing: Tracing = OFF,
     ) -> None:
         self.model = model
         self._conversation = Conversation()
@@ -61,6 +64,7 @@ class Dialogue:
         self._tell = tell
         self._on_text = on_text
         self._on_tokens = on_tokens
+        self._tracing = tracing
         self._connection: Connection | None = None
 
     @property
@@ -89,7 +93,7 @@ class Dialogue:
         while True:
             connection = await self._connected()
             try:
-                response = await connection.respond()
+                response = await self._responded(connection)
                 self._on_text("", "")
             except ConnectionLostError as error:
                 self._on_text("", "")
@@ -112,6 +116,23 @@ class Dialogue:
             self._tell(Failed("rate_limit_exceeded", response.message, retry_after_s=wait))
             await self._steps.error(response.message, code="rate_limit_exceeded", retryAfterS=round(wait, 1))
             await self._pause(wait)
+
+    async def _responded(self, connection: Connection) -> Response:
+        about = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": self.model}
+        with self._tracing.begin(f"chat {self.model}", about, client=True) as span:
+            try:
+                response = await connection.respond()
+            except RealtimeApiError as error:
+                span.fail(error.code)
+                raise
+            span.tell({"gen_ai.response.id": response.id})
+            if response.usage is not None:
+                usage = Usage.of(response.usage)
+                span.tell({"gen_ai.usage.input_tokens": usage.input, "gen_ai.usage.output_tokens": usage.output})
+            span.outcome(response.status)
+            if response.status == "failed":
+                span.fail(response.reason)
+            return response
 
     async def _pause(self, seconds: float) -> None:
         """Wait, unless the turn is interrupted."""

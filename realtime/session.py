@@ -26,6 +26,7 @@ from connectors.breaker import CircuitOpenError
 from connectors.errors import PublishError, SlateError
 from connectors.limits import LimitExceededError
 from connectors.settings import Settings
+from connectors.tracing import NO_SPAN, Span
 from realtime.backend import Backend
 from realtime.bridge import UnityBridge
 from realtime.connection import ConnectionLostError, RealtimeApiError, Response
@@ -43,7 +44,7 @@ from realtime.modes import DEFAULT_MODEL, Mode, session_of
 from realtime.quota import LEASE_S, QuotaExceededError
 from realtime.steps import Steps
 from realtime.toolbox import Toolbox, arguments_told
-from realtime.tools import ToolArgumentError, definitions, parse
+from realtime.tools import TOOLS, ToolArgumentError, definitions, parse
 
 MAX_INPUT: Final = 32_000
 """Longest input, characters."""
@@ -100,7 +101,8 @@ class SparkRealtimeSession:
         self._turn: asyncio.Task[TurnEnded] | None = None
         self._inputs = asyncio.Lock()
         self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
-        self._text: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
+        self._text: asyncio.Queue[tuple[str, str, Span] | None] = asyncio.Queue()
+        self._span = NO_SPAN  # of the latest turn
         self._tasks: list[asyncio.Task[None]] = []
         self._open = False
         self._over = False
@@ -145,6 +147,7 @@ class SparkRealtimeSession:
             tell=self._tell,
             on_text=self._said,
             on_tokens=self._used,
+            tracing=self._backend.tracing,
         )
         await self._backend.quota.connect(self.user_id, self.session_id)
         try:
@@ -238,6 +241,16 @@ class SparkRealtimeSession:
             raise SessionError("the session is not open: connect() first")
         if not text.strip() or len(text) > MAX_INPUT:
             raise SessionError(f"an input has 1 to {MAX_INPUT} characters; this one has {len(text.strip())}")
+        about = {"session.id": self.session_id, "gen_ai.request.model": self.model, "spark.mode": self.mode}
+        span = self._backend.tracing.begin("user input", about)
+        try:
+            with span.current():
+                return await self._accept(text, span)
+        except BaseException as error:
+            span.end(error)
+            raise
+
+    async def _accept(self, text: str, span: Span) -> "asyncio.Task[TurnEnded]":
         async with self._inputs:
             await self._backend.identify(self._token.get_secret_value(), self._wanted_user)
             await self._backend.quota.input(self.user_id)
@@ -246,7 +259,8 @@ class SparkRealtimeSession:
             if self._turn is not None:
                 await asyncio.gather(self._turn, return_exceptions=True)
             self._dialogue.interrupted.clear()
-            self._turn = asyncio.create_task(self._run_turn(text))
+            self._span = span
+            self._turn = asyncio.create_task(self._run_turn(text, span))
             return self._turn
 
     async def cancel(self) -> None:
@@ -255,15 +269,19 @@ class SparkRealtimeSession:
             return
         await self._dialogue.interrupt()
 
-    async def _run_turn(self, text: str) -> TurnEnded:
-        try:
-            ended = await self._take_turn(text)
-        except RealtimeApiError as error:
-            await self._fail(Failed(error.code, str(error), error.fatal))
-            ended = TurnEnded("failed", "", 0, error.code)
-        except (ConnectionLostError, PublishError) as error:
-            await self._fail(Failed(type(error).__name__, str(error)))
-            ended = TurnEnded("failed", "", 0, "connection_lost")
+    async def _run_turn(self, text: str, span: Span) -> TurnEnded:
+        with span:
+            try:
+                ended = await self._take_turn(text)
+            except RealtimeApiError as error:
+                await self._fail(Failed(error.code, str(error), error.fatal))
+                ended = TurnEnded("failed", "", 0, error.code)
+            except (ConnectionLostError, PublishError) as error:
+                await self._fail(Failed(type(error).__name__, str(error)))
+                ended = TurnEnded("failed", "", 0, "connection_lost")
+            span.outcome(ended.status)
+            if ended.status == "failed":
+                span.fail(ended.reason)
         self._tell(ended)
         return ended
 
@@ -312,16 +330,17 @@ class SparkRealtimeSession:
     def _said(self, response_id: str, delta: str) -> None:
         if delta:
             self._tell(TextDelta(delta))
-        self._text.put_nowait((response_id, delta))
+        self._text.put_nowait((response_id, delta, self._span))
 
     async def _used(self, tokens: int) -> None:
         await self._backend.quota.used(self.user_id, tokens)
 
     async def _publish_text(self) -> None:
         while (said := await self._text.get()) is not None:
-            response_id, delta = said
+            response_id, delta, span = said
             try:
-                await (self._steps.text(response_id, delta) if delta else self._steps.text_ended())
+                with span.current():
+                    await (self._steps.text(response_id, delta) if delta else self._steps.text_ended())
             except PublishError as error:
                 _log.error("what the model says cannot be published", error=str(error))
 
@@ -337,35 +356,40 @@ class SparkRealtimeSession:
 
     async def _call(self, item: dict[str, Any], number: int, prompt: str) -> str:
         """Make one call; what goes wrong is an output like any other, and never ends the session."""
+        name, call_id = str(item["name"])[:100], str(item["call_id"])
+        known = name if name in TOOLS else "unknown"  # what a model makes up may be anything
+        about = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": known, "gen_ai.tool.call.id": call_id}
         async with self._calls:
-            began = time.monotonic()
-            name, call_id = str(item["name"])[:100], str(item["call_id"])
-            told: dict[str, Any] = {}
-            output: dict[str, Any] = {}
-            error: str | None = None
-            try:
-                if number >= MAX_CALLS:
-                    raise ToolArgumentError(f"at most {MAX_CALLS} calls at a time: make this one again")
-                tool = parse(item["name"], item["arguments"])
-                told = arguments_told(tool)
-                self._tell(CallStarted(call_id, name, told))
-                await self._backend.quota.call(self.user_id, name)
-                output = await self._toolbox.run(tool, prompt)
-            except PublishError:
-                raise
-            except SlateError as failure:
-                error = str(failure)
-                output = {"error": error}
-                if isinstance(failure, (LimitExceededError, QuotaExceededError, CircuitOpenError)):
-                    output["retryAfterS"] = round(failure.retry_after_s, 1)
-            except Exception as fault:  # noqa: BLE001 - a fault of ours must not end the user's session
-                _log.exception("a call failed by a fault of the program", name=name)
-                error = f"an internal error ({type(fault).__name__})"
-                output = {"error": error}
-            duration = round((time.monotonic() - began) * 1000)
-            self._tell(CallEnded(call_id, name, output, error, duration))
-            await self._steps.function_call(call_id, name, told, duration_ms=duration, output=output, error=error)
-            return msgspec.json.encode(output).decode()
+            with self._backend.tracing.begin(f"execute_tool {known}", about) as span:
+                began = time.monotonic()
+                told: dict[str, Any] = {}
+                output: dict[str, Any] = {}
+                error: str | None = None
+                try:
+                    if number >= MAX_CALLS:
+                        raise ToolArgumentError(f"at most {MAX_CALLS} calls at a time: make this one again")
+                    tool = parse(item["name"], item["arguments"])
+                    told = arguments_told(tool)
+                    self._tell(CallStarted(call_id, name, told))
+                    await self._backend.quota.call(self.user_id, name)
+                    output = await self._toolbox.run(tool, prompt)
+                except PublishError:
+                    raise
+                except SlateError as failure:
+                    span.fail(type(failure).__name__)
+                    error = str(failure)
+                    output = {"error": error}
+                    if isinstance(failure, (LimitExceededError, QuotaExceededError, CircuitOpenError)):
+                        output["retryAfterS"] = round(failure.retry_after_s, 1)
+                except Exception as fault:  # noqa: BLE001 - a fault of ours must not end the user's session
+                    span.fail(type(fault).__name__)
+                    _log.exception("a call failed by a fault of the program", name=name)
+                    error = f"an internal error ({type(fault).__name__})"
+                    output = {"error": error}
+                duration = round((time.monotonic() - began) * 1000)
+                self._tell(CallEnded(call_id, name, output, error, duration))
+                await self._steps.function_call(call_id, name, told, duration_ms=duration, output=output, error=error)
+                return msgspec.json.encode(output).decode()
 
 
 def _complete(item: dict[str, Any], response: Response) -> bool:

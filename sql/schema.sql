@@ -160,8 +160,8 @@ $$;
 COMMENT ON FUNCTION slate.close_windows(the_stream text, all_partitions integer[], grace interval) IS 'Closes the windows in which nothing more is expected; returns the event time that every partition has come past';
 
 CREATE FUNCTION slate.ensure_month(a_day date) RETURNS text
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog'
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO'
     AS $$
@@ -238,6 +238,17 @@ $$;
 
 COMMENT ON FUNCTION slate.quantiles(bins jsonb) IS 'Three quantiles of a histogram at once, each as slate.quantile gives it; NULL where it is empty';
 
+CREATE FUNCTION slate.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog'
+    AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+
+COMMENT ON FUNCTION slate.refuse_change() IS 'Refuses to change or delete rows';
+
 CREATE FUNCTION slate.rollup_differences(since date, until date) RETURNS TABLE(rollup text, day date, key text, model text, counted numeric[], wanted numeric[])
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog'
@@ -300,6 +311,19 @@ WHERE
 $$;
 
 COMMENT ON FUNCTION slate.rollup_differences(since date, until date) IS 'Where the daily tables differ from what they are counted from, and what they should hold';
+
+CREATE FUNCTION slate.stamp_admin_log() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog'
+    AS $$
+BEGIN
+    NEW.at := clock_timestamp();
+    NEW.db_role := session_user;
+    RETURN NEW;
+END
+$$;
+
+COMMENT ON FUNCTION slate.stamp_admin_log() IS 'Time and role of a row of slate.admin_log, whatever the client says';
 
 CREATE AGGREGATE slate.sum_bins(jsonb) (
     SFUNC = slate.add_bins,
@@ -673,6 +697,59 @@ COMMENT ON COLUMN public.spark_usage_daily.tokens_prompt IS 'Tokens read by the 
 COMMENT ON COLUMN public.spark_usage_daily.tokens_completion IS 'Tokens written by the model that day';
 
 COMMENT ON COLUMN public.spark_usage_daily.cost_estimate IS 'Estimated cost that day, US dollars';
+
+CREATE TABLE slate.admin_log (
+    id bigint NOT NULL,
+    run uuid NOT NULL,
+    phase text NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    command text NOT NULL,
+    arguments jsonb NOT NULL,
+    os_user text NOT NULL,
+    host text NOT NULL,
+    db_role text DEFAULT SESSION_USER NOT NULL,
+    outcome text,
+    error text,
+    counts jsonb,
+    CONSTRAINT admin_log_check CHECK (((phase = 'ended'::text) = (outcome IS NOT NULL))),
+    CONSTRAINT admin_log_outcome_check CHECK ((outcome = ANY (ARRAY['done'::text, 'failed'::text, 'interrupted'::text]))),
+    CONSTRAINT admin_log_phase_check CHECK ((phase = ANY (ARRAY['begun'::text, 'ended'::text])))
+);
+
+COMMENT ON TABLE slate.admin_log IS 'Administrative commands, two rows each: that it began, and how it ended. Rows are only ever added';
+
+COMMENT ON COLUMN slate.admin_log.id IS 'Order of the rows';
+
+COMMENT ON COLUMN slate.admin_log.run IS 'One run of a command';
+
+COMMENT ON COLUMN slate.admin_log.phase IS 'begun or ended; a run without the second was killed, or is under way';
+
+COMMENT ON COLUMN slate.admin_log.at IS 'When the row was written, by the clock of the server';
+
+COMMENT ON COLUMN slate.admin_log.command IS 'The command, without slate in front';
+
+COMMENT ON COLUMN slate.admin_log.arguments IS 'Its arguments; ids of users and sessions as SHA-256, no secrets';
+
+COMMENT ON COLUMN slate.admin_log.os_user IS 'User of the operating system';
+
+COMMENT ON COLUMN slate.admin_log.host IS 'Machine on which it ran';
+
+COMMENT ON COLUMN slate.admin_log.db_role IS 'Role that the server knows it by';
+
+COMMENT ON COLUMN slate.admin_log.outcome IS 'done, failed or interrupted (Ctrl-C); NULL for the beginning';
+
+COMMENT ON COLUMN slate.admin_log.error IS 'Kind of error, where it failed';
+
+COMMENT ON COLUMN slate.admin_log.counts IS 'What it came to, in numbers';
+
+ALTER TABLE slate.admin_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME slate.admin_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE slate.alert_budgets (
     stream text NOT NULL,
@@ -1131,6 +1208,17 @@ COMMENT ON COLUMN slate.event_ids.id IS 'BLAKE2b hash, 16 bytes, of the event''s
 
 COMMENT ON COLUMN slate.event_ids.day IS 'When it was stored';
 
+CREATE TABLE slate.forgetting (
+    user_id uuid NOT NULL,
+    session_id text NOT NULL
+);
+
+COMMENT ON TABLE slate.forgetting IS 'Sessions of users who are being forgotten: what a killed run must know to go on. Empty when none is under way';
+
+COMMENT ON COLUMN slate.forgetting.user_id IS 'Whose they are';
+
+COMMENT ON COLUMN slate.forgetting.session_id IS 'A session, all of which is theirs';
+
 CREATE TABLE slate.gaps (
     id bigint NOT NULL,
     stream text NOT NULL,
@@ -1346,6 +1434,12 @@ ALTER TABLE ONLY public.spark_usage_daily
 ALTER TABLE ONLY public.spark_usage
     ADD CONSTRAINT spark_usage_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY slate.admin_log
+    ADD CONSTRAINT admin_log_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.admin_log
+    ADD CONSTRAINT admin_log_run_phase_key UNIQUE (run, phase);
+
 ALTER TABLE ONLY slate.alert_budgets
     ADD CONSTRAINT alert_budgets_pkey PRIMARY KEY (stream, rule, key);
 
@@ -1378,6 +1472,9 @@ ALTER TABLE ONLY slate.dropped_months
 
 ALTER TABLE ONLY slate.event_ids
     ADD CONSTRAINT event_ids_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY slate.forgetting
+    ADD CONSTRAINT forgetting_pkey PRIMARY KEY (user_id, session_id);
 
 ALTER TABLE ONLY slate.gaps
     ADD CONSTRAINT gaps_pkey PRIMARY KEY (id);
@@ -1449,6 +1546,10 @@ CREATE INDEX dead_letters_waiting ON slate.dead_letters USING btree (id) INCLUDE
 CREATE INDEX windows_open ON slate.windows USING btree (start) WHERE (closed_at IS NULL);
 
 CREATE INDEX windows_to_send ON slate.windows USING btree (closed_at) WHERE ((closed_at IS NOT NULL) AND (sent < revision));
+
+CREATE TRIGGER admin_log_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON slate.admin_log FOR EACH STATEMENT EXECUTE FUNCTION slate.refuse_change();
+
+CREATE TRIGGER admin_log_stamp BEFORE INSERT ON slate.admin_log FOR EACH ROW EXECUTE FUNCTION slate.stamp_admin_log();
 
 ALTER TABLE ONLY slate.alert_deliveries
     ADD CONSTRAINT alert_deliveries_alert_fkey FOREIGN KEY (alert) REFERENCES slate.alerts(id) ON DELETE CASCADE;

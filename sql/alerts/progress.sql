@@ -6,6 +6,7 @@ SELECT
     budgets,
     coalesce(owner, '') AS owner,
     lease_until > now() AND owner <> %(owner)s AS taken,
-    (extract(EPOCH FROM slate.alert_time(%(stream)s, %(all_partitions)s::integer[])) * 1000000)::bigint AS reached_us
+    (extract(EPOCH FROM slate.alert_time(%(stream)s, %(all_partitions)s::integer[])) * 1000000)::bigint AS reached_us,
+    (extract(EPOCH FROM clock_timestamp()) * 1000000)::bigint AS clock_us
 FROM slate.alert_progress
 WHERE stream = %(stream)s

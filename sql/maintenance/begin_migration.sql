@@ -1,4 +1,5 @@
--- Wait until no other migration runs, and let the tool keep its records in our schema. Both end with the transaction.
+-- Wait until no other migration runs, and let the tool keep its records in our schema. All of it ends with the
+-- transaction.
 SELECT pg_advisory_xact_lock(hashtext('slate.migrate'));
 DO $$
 BEGIN
@@ -9,3 +10,5 @@ BEGIN
 END
 $$;
 SET LOCAL search_path TO slate;
+-- Whoever wants a table waits behind us while we wait for it.
+SET LOCAL lock_timeout TO '2s';

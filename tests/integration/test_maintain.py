@@ -12,6 +12,7 @@ from psycopg import sql
 from connectors.settings import Settings
 from flows.audit import audit
 from flows.maintenance import maintain
+from tests.support.people import picture
 from tests.support.programs import need_program
 from tests.support.run import run
 from tests.support.stack import connect
@@ -163,7 +164,7 @@ def test_old_windows_and_dead_letters_are_deleted_where_told_and_no_others(
             " stored_at, payload, headers) VALUES (%s, 'decode', 'c', 'r', 's', 'S', 0, 1, %s, '', '')",
             (NOW - timedelta(days=days), NOW),
         )
-    assert any("Deleted 1 of slate.windows" in text for text in texts(settings))
+    assert any("Deleted 1 windows" in text for text in texts(settings))
     assert database.execute("SELECT count(*) FROM slate.windows").fetchone() == (1,)
     assert database.execute("SELECT count(*) FROM slate.dead_letters").fetchone() == (2,)
     texts(settings, retain_dead_letters_days=30)
@@ -206,3 +207,33 @@ def test_the_airflow_dag_keeps_the_password_out_of_command_lines() -> None:
     assert 'CONNECTION = "spark_pg_primary"' in text
     (command,) = [line for line in text.splitlines() if "subprocess.run(" in line]
     assert "password" not in command
+
+
+def test_what_users_made_is_kept_for_so_long_only_and_totals_stay_right(
+    settings: Settings, database: psycopg.Connection, tmp_path: Path
+) -> None:
+    old, young = (picture(tmp_path / "frames", name) for name in (b"old", b"young"))
+    shared = picture(tmp_path / "frames", b"shared")
+    for at, frames in (("2026-11-01", (old, shared)), ("2026-11-20", (young, shared))):
+        for frame in frames:
+            database.execute(
+                "INSERT INTO spark_previews (session_id, engine, ts, status, frame_ref)"
+                " VALUES ('s', 'unity', %s, 'ready', %s)",
+                (at, frame),
+            )
+        database.execute("INSERT INTO spark_telemetry (session_id, kind, ts, data) VALUES ('s', 'k', %s, '{}')", (at,))
+        database.execute(
+            "INSERT INTO spark_generated_scripts (session_id, script_name, script_content, created_at)"
+            " VALUES ('s', 'n', 'c', %s)",
+            (at,),
+        )
+        database.execute("INSERT INTO spark_build_jobs VALUES (%s, 's', NULL, 'failed', %s, %s, %s)", (at,) * 4)
+    frames_url = (tmp_path / "frames").as_uri()
+    assert len(texts(settings, frames_url=frames_url)) == 2
+    said = texts(settings, frames_url=frames_url, retain_content_days=10)
+    assert "Deleted 2 previews older than 10 days, and 1 pictures" in said
+    for table, left in (("telemetry", 1), ("generated_scripts", 1), ("build_jobs", 1), ("previews", 2)):
+        assert database.execute(f"SELECT count(*) FROM spark_{table}".encode()).fetchone() == (left,), table
+    kept = {str(path.relative_to(tmp_path / "frames")) for path in (tmp_path / "frames").rglob("*.png")}
+    assert kept == {young, shared}
+    assert len(texts(settings, frames_url=frames_url, retain_content_days=10)) == 2

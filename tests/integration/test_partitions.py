@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import nats
 import psycopg
@@ -9,7 +10,9 @@ import pytest
 
 from connectors.errors import StreamError
 from connectors.jetstream import UNPARTITIONED, ensure_stream
+from connectors.postgres import Progress
 from connectors.publisher import Publisher
+from connectors.readers import StreamState
 from connectors.settings import Settings
 from tests.support.stack import connect
 from tests.support.waiting import eventually
@@ -76,6 +79,23 @@ def test_messages_from_before_a_rise_from_8_partitions_to_16_are_read_once(
             eventually(lambda: len(stored(connection)) >= 600, 20)
         assert stored(connection) == list(range(600))
         assert max(partitions(connection)) > 7
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["worker first", "migrate first"])
+def test_a_partition_that_the_stream_gets_has_not_lost_what_left_the_stream_before(
+    settings: Settings, begun: bool
+) -> None:
+    created = datetime(2026, 3, 1, tzinfo=UTC)
+    progress = Progress(settings.model_copy(update={"partitions": 16}))
+    before = StreamState(settings.stream, created, first=500, last=900, partitions=8)
+    now = StreamState(settings.stream, created, first=700, last=1000, partitions=16 if begun else 8)
+    if begun:
+        progress.begin(before)
+    assert progress.start(15, now) == (900 if begun else 1000)
+    with connect(settings) as connection:
+        assert connection.execute("SELECT * FROM slate.gaps").fetchall() == []
+        counted = connection.execute("SELECT partition, seq FROM slate.rollup_progress ORDER BY 1").fetchall()
+        assert counted == ([(partition, 900) for partition in range(8, 16)] if begun else [])
 
 
 @pytest.mark.parametrize("fewer", [4, 1])

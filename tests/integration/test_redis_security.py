@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from connectors.breaker import Breaker, BreakerFigures, CircuitOpenError
 from connectors.limits import Limiter, LimitExceededError, Window
 from connectors.read_cache import ReadCache
+from connectors.redis_erasure import erase_traces, leases
 from connectors.settings import Settings
 from deploy.checks.redis import check_redis
 from deploy.checks.tls import check_tls
@@ -105,6 +106,7 @@ async def test_limits_leases_breakers_quotas_and_caches_do_all_their_work(secure
         lambda client: client.get("another"),
         lambda client: client.set("slates", "1"),
         lambda client: client.keys("*"),
+        lambda client: client.scan(),
         lambda client: client.flushall(),
         lambda client: client.config_get("*"),
         lambda client: client.execute_command("ACL", "LIST"),
@@ -124,6 +126,20 @@ def test_our_user_may_touch_no_other_keys_and_no_command_that_we_do_not_use(
         assert client.ping()
         with pytest.raises((sync.exceptions.NoPermissionError, sync.exceptions.ResponseError), match=REFUSED):
             call(client)
+
+
+def test_an_administrator_finds_and_deletes_what_a_user_left_and_does_nothing_else(
+    server: SecureRedis, secured: Settings
+) -> None:
+    user = "6f1c2a4e-58f1-4d0c-9a59-3b7f2f0c1d12"
+    with sync.Redis(ssl=True, **secured.redis_login()) as client:
+        client.set(f"slate:tokens:{user}:2026-11", 5, ex=60)
+        admin = secured.model_copy(update={"redis_user": "admin", "redis_password": SecretStr(server.admin_password)})
+        assert leases(admin, user) == []
+        assert erase_traces(admin, user, ["s1"]) > 0
+        assert client.get(f"slate:tokens:{user}:2026-11") is None
+    with sync.Redis(ssl=True, **admin.redis_login()) as client, pytest.raises(sync.exceptions.NoPermissionError):
+        client.get("slate:tokens:anything")
 
 
 def test_nobody_else_may_do_anything(secured: Settings) -> None:

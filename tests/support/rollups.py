@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import psycopg
 
+from connectors.history import History
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.postgres import Progress
 from connectors.readers import StreamState
@@ -81,7 +82,7 @@ class Pipeline:
 
     def new_worker(self) -> None:
         """Forget everything that a rollups worker holds in memory, as kill -9 does."""
-        self.rollups = RollupWriter(self.settings, Shutdown(), lambda sums: fold_up(sums, USAGE_LABELS))
+        self.rollups = RollupWriter(self.settings, Shutdown(), lambda sums: fold_up(sums, USAGE_LABELS), History())
         self._stack.callback(self.rollups.close)
 
     def publish(self, partition: int, message: NatsSourceMessage) -> None:

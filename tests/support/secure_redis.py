@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class SecureRedis(Server):
         self._program = need_program("redis-server", "redis-server")
         self._authority = authority
         self._password = password
+        self.admin_password = secrets.token_hex(16)
 
     @property
     def program(self) -> Path:
@@ -64,9 +66,13 @@ class SecureRedis(Server):
             assert found, f"redis.conf has no {pattern}"
         self._write("redis.conf", text)
         users = (_FILES / "users.acl").read_text()
-        self._write(
-            "users.acl", users.replace("SHA256_OF_THE_PASSWORD", hashlib.sha256(self._password.encode()).hexdigest())
-        )
+        for place, password in (
+            ("#SHA256_OF_PASSWORD", self._password),
+            ("#SHA256_OF_ADMIN_PASSWORD", self.admin_password),
+        ):
+            assert users.count(place) == 1
+            users = users.replace(place, f"#{hashlib.sha256(password.encode()).hexdigest()}")
+        self._write("users.acl", users)
 
     def _command(self) -> list[str | Path]:
         return [self.program, self.directory / "redis.conf"]

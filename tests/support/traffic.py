@@ -14,6 +14,7 @@ from connectors.settings import Settings
 from realtime.bench_mix import bench_mix
 from realtime.simulated import SimulatedEvent
 from tests.support.oracle import assert_tables_equal
+from tests.support.roles import acting
 from tests.support.waiting import eventually
 
 
@@ -32,10 +33,11 @@ class Traffic:
         seed: int = 0,
         events: Iterable[SimulatedEvent] | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings = acting(settings, "publisher")
         self._rate = rate
         self.events = list(bench_mix(count, seed=seed) if events is None else events)
         self._error: BaseException | None = None
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -51,6 +53,12 @@ class Traffic:
     def running(self) -> bool:
         """Whether something is still to be published."""
         return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Publish no more, and wait until what was published is acknowledged; `events` is that, then."""
+        assert self.running, "all was published before"
+        self._stopped = True
+        self.wait()
 
     def wait(self, timeout: float = 180.0) -> None:
         """Wait until everything is acknowledged.
@@ -73,6 +81,9 @@ class Traffic:
         async with await Publisher.connect(self._settings, name="test-traffic", max_pending=512) as publisher:
             start = asyncio.get_running_loop().time()
             for number, event in enumerate(self.events):
+                if self._stopped:
+                    del self.events[number:]
+                    return
                 ahead = number / self._rate - (asyncio.get_running_loop().time() - start)
                 if ahead > 0.01:
                     await asyncio.sleep(ahead)  # paces; nothing waits for it

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,13 +15,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from connectors.settings import Settings
 from deploy.embedded import free_port
 from deploy.processes import environment_of, kill_tree, signal_tree, spawn, tail
+from tests.support.roles import acting
 
 
 class Worker:
     """`python -m bytewax.run flows.ingest` with the environment of `settings`, as a context manager.
 
     It runs in `directory` (the current one), logs to `worker-<n>.log` there and serves metrics on
-    `metrics_port`. Leaving the context kills what still runs; `kill` and `start` may follow each other.
+    `metrics_port` of the address that settings name. Leaving the context kills what still runs; `kill` and `start` may
+    follow each other.
 
     Args:
         settings: become its environment.
@@ -28,6 +31,7 @@ class Worker:
         flow: module of the dataflow.
         directory: working directory.
         environment: more variables, or others.
+        prefix: a command that becomes it, with its arguments.
     """
 
     _count = 0
@@ -39,10 +43,13 @@ class Worker:
         flow: str = "flows.ingest",
         directory: Path | None = None,
         environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         Worker._count += 1
+        settings = acting(settings, "worker")
         self.metrics_port = settings.metrics_port or free_port()
-        self._command = [sys.executable, "-m", "bytewax.run", flow, *arguments]
+        self._metrics_host = settings.metrics_host
+        self._command = [*prefix, sys.executable, "-m", "bytewax.run", flow, *arguments]
         self._directory = directory or Path.cwd()
         self.log = self._directory / f"worker-{Worker._count}.log"
         self._environment = {
@@ -122,7 +129,7 @@ class Worker:
         Raises:
             OSError: the endpoint does not answer (yet).
         """
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{self._metrics_host}:{self.metrics_port}/metrics", timeout=5) as answer:
             text = answer.read().decode()
         samples = {}
         for family in text_string_to_metric_families(text):
