@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from connectors.jetstream import connect as connect_nats
 from connectors.settings import Settings
 from deploy.embedded import free_port
 from deploy.servers import NatsServer, PostgresServer
@@ -24,6 +25,7 @@ from realtime.bench_mix import bench_mix
 from realtime.simulated import SimulatedEvent
 from realtime.traces import read, usage_events
 from tests.support.history import history
+from tests.support.roles import acting
 from tests.support.rollups import counted, window_differences
 from tests.support.stack import connect
 from tests.support.trace import TRACE, needs_trace
@@ -32,6 +34,29 @@ from tests.support.waiting import eventually
 from tests.support.worker import Worker
 
 DAYS = 3
+
+
+async def undelivered(settings: Settings) -> dict[str, int]:
+    """How many messages of each partition no reader was sent."""
+    client = await connect_nats(acting(settings, "oracle"), "test-undelivered")
+    try:
+        consumers = await client.jetstream().consumers_info(settings.stream)
+        partitions = {one.config.filter_subject or "" for one in consumers}
+        least = {
+            partition: min(one.num_pending or 0 for one in consumers if one.config.filter_subject == partition)
+            for partition in partitions
+        }
+        return {partition: pending for partition, pending in least.items() if pending}
+    finally:
+        await client.close()
+
+
+async def purge(settings: Settings) -> None:
+    client = await connect_nats(acting(settings, "oracle"), "test-purge")
+    try:
+        await client.jetstream().purge_stream(settings.stream)
+    finally:
+        await client.close()
 
 
 @pytest.fixture
@@ -111,6 +136,37 @@ def test_after_ten_kills_of_each_worker_and_restarts_of_both_servers_no_total_di
             ).fetchone()
             assert row is not None
             assert min(row) > messages / 200, "the traffic was not hard enough"
+
+
+def test_what_was_read_ahead_and_left_the_stream_before_ingest_read_it_is_not_counted(
+    settings: Settings, database: psycopg.Connection
+) -> None:
+    database.execute(  # of a stream of that name that is no more, and without meaning for this one
+        "INSERT INTO slate.gaps (stream, partition, first_seq, last_seq, reason, found_at)"
+        " SELECT %s, partition, 1, 9999, 'retention', now() - interval '1 hour' FROM generate_series(-1, 7) partition",
+        (settings.stream,),
+    )
+
+    def publish(count: int, seed: int) -> int:
+        with Traffic(settings, count, rate=2000, seed=seed):
+            pass
+        return asyncio.run(last_sequence(settings))
+
+    with Worker(settings) as ingest, Worker(settings, flow="flows.rollups"):
+        before = publish(500, 0)
+        eventually(lambda: counted(database) == before, 20)
+        ingest.kill()
+        purged = publish(400, 1)
+
+        eventually(lambda: not asyncio.run(undelivered(settings)), 20)
+        asyncio.run(purge(settings))
+        left = publish(300, 2) - purged
+        ingest.start()
+        eventually(lambda: stored(database) == counted(database) == before + left, 30)
+        lost = database.execute("SELECT max(lost) FROM slate.ledger WHERE stream = %s", (settings.stream,)).fetchone()
+        assert lost is not None
+        assert lost[0] >= purged - before
+        assert differences(settings) == []
 
 
 def test_totals_are_seen_within_5_s_of_their_event(settings: Settings, database: psycopg.Connection) -> None:

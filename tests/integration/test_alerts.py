@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from connectors.history import History
 from connectors.link import Connection, open_connection
 from connectors.rollups import RollupWriter
 from connectors.settings import Settings
@@ -66,7 +67,7 @@ class Stream:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.position = 0
-        self.writer = RollupWriter(settings, Shutdown(), lambda sums: fold_up(sums, USAGE_LABELS))
+        self.writer = RollupWriter(settings, Shutdown(), lambda sums: fold_up(sums, USAGE_LABELS), History())
         with connect(settings) as connection:
             connection.execute(
                 "TRUNCATE slate.progress, slate.rollup_progress, slate.alert_signals, slate.alert_progress,"

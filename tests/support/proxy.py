@@ -11,7 +11,8 @@ class Proxy:
 
     `cut` resets every connection; `cut_after_request` lets the next bytes through to the server, swallows its
     answer and then cuts, so that the client cannot know what became of its request; `refuse` turns new
-    connections away.
+    connections away. `delay_s` is how long each byte is on its way, either way. While `swallow` is set, what is sent is
+    lost and nobody is told; a connection that lost something passes nothing on any more.
     """
 
     def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
@@ -21,6 +22,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._swallow = False
         self.refuse = False
+        self.swallow = False
+        self.delay_s = 0.0
         self.port = 0
         self.cuts = 0
 
@@ -81,13 +84,25 @@ class Proxy:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
         try:
+            lost = False
             while data := await reader.read(65_536):
                 if answers and self._swallow:
                     self._cut()
                     return
+                lost = lost or self.swallow
+                if lost:
+                    continue
+                if self.delay_s:
+                    self._loop.call_later(self.delay_s, _send, writer, data)
+                    continue
                 writer.write(data)
                 await writer.drain()
         except OSError:
             pass
         finally:
             writer.transport.abort()
+
+
+def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    if not writer.transport.is_closing():
+        writer.write(data)

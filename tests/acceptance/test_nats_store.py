@@ -1,0 +1,70 @@
+"""A NATS server without replicas that comes back with an older store: what its disk had not, or a backup."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from connectors.settings import Settings
+from deploy.servers import NatsServer
+from flows.audit import audit
+from tests.support.failover import KeptWorker
+from tests.support.rollups import counted
+from tests.support.stack import connect
+from tests.support.traffic import Traffic, last_sequence
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[psycopg.Connection]:
+    with connect(settings) as connection:
+        yield connection
+
+
+def stored(database: psycopg.Connection) -> int:
+    row = database.execute("SELECT coalesce(sum(stored + dead_lettered), 0)::bigint FROM slate.progress").fetchone()
+    return int(row[0]) if row else 0
+
+
+@pytest.mark.parametrize("more", [100, 800], ids=["it is shorter than before", "it has grown past our position"])
+def test_what_is_published_under_sequences_that_were_used_before_is_stored_and_counted(
+    settings: Settings, database: psycopg.Connection, nats_server: NatsServer, tmp_path: Path, more: int
+) -> None:
+    store, kept = nats_server.directory / "jetstream", tmp_path / "kept"
+    with KeptWorker(settings) as ingest, KeptWorker(settings, flow="flows.rollups") as rollups:
+        with Traffic(settings, 600, rate=2000, seed=1):
+            pass
+        eventually(lambda: counted(database) == 600, 30)
+        nats_server.stop()
+        shutil.copytree(store, kept)
+        nats_server.start()
+        with Traffic(settings, 300, rate=2000, seed=2):
+            pass
+        eventually(lambda: stored(database) == 900, 30)
+        ingest.pause()
+        rollups.pause()
+        nats_server.kill()
+        shutil.rmtree(store)
+        kept.rename(store)
+        nats_server.start()
+        assert asyncio.run(last_sequence(settings)) == 600
+        with Traffic(settings, more, rate=5000, seed=3):
+            pass
+        ingest.resume()
+        rollups.resume()
+        eventually(lambda: stored(database) == 900 + more, 40, what="what is new is stored")
+        eventually(lambda: database.execute(UNCOUNTED).fetchone() == (0,), 40, what="it is counted")
+        today = datetime.now(UTC).date()
+        assert list(audit(settings, today - timedelta(days=2), today + timedelta(days=1))) == []
+        assert "the stream lost its end" in ingest.log.read_text()
+        assert len(ingest.ends) == 1
+
+
+UNCOUNTED = """
+    SELECT count(*) FROM slate.progress AS p JOIN slate.rollup_progress AS r USING (stream, partition)
+    WHERE p.seq > r.seq OR r.seq < 0 OR p.read <> r.read
+"""
