@@ -1,15 +1,20 @@
 """`python -m realtime.api`: serve until SIGTERM or Ctrl-C."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 import uvicorn
 
 from connectors import logs
 from connectors.errors import SlateError
+from connectors.health import Health
 from connectors.settings import Settings
+from connectors.systemd import Reporter
 from realtime.api.app import create_app
+
+_SILENCE_S: Final = 30.0
+"""For how long the event loop may do one thing, seconds, before systemd is let start the service anew."""
 
 
 def serve(
@@ -23,6 +28,11 @@ def serve(
     """
     settings = Settings.load()
     logs.configure(settings)
+    health = Health(_SILENCE_S)
+
+    async def beat() -> None:
+        health.beat("event loop")
+
     config = uvicorn.Config(
         create_app(settings),
         host=host or settings.api_host,
@@ -33,8 +43,17 @@ def serve(
         timeout_graceful_shutdown=1,
         limit_concurrency=2000,
         h11_max_incomplete_event_size=64 << 10,
+        timeout_notify=1,
+        callback_notify=beat,
     )
-    uvicorn.Server(config).run()
+    server = uvicorn.Server(config)
+    health.need(lambda: None if server.started else "it does not serve yet")
+    Reporter(
+        health,
+        lambda: f"serves {config.host}:{config.port}, {len(server.server_state.connections):,} connections",
+        lambda: server.should_exit,
+    ).start()
+    server.run()
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 
 from connectors.frames import FileFrames, frame_store
+from connectors.health import LIVE, READY, Report
 from connectors.jetstream import connect
 from connectors.limits import Limiter
 from connectors.read_cache import ReadCache
@@ -23,6 +24,7 @@ from connectors.settings import Settings
 from realtime.api import reads, sessions
 from realtime.api.guard import Guard, handle_errors
 from realtime.api.live import LiveSessions
+from realtime.api.nats_callout import NatsCallout, hearing
 from realtime.api.streams import Streams
 from realtime.auth import Authenticator
 from realtime.backend import Backend, authenticator_of, redis_of
@@ -41,7 +43,7 @@ def create_app(settings: Settings, *, authenticator: Authenticator | None = None
     """The service for these settings.
 
     Raises:
-        ConfigurationError: there is no key for users' tokens.
+        ConfigurationError: there is no key for users' tokens, or half of what the callout of NATS needs.
     """
     checked = authenticator or authenticator_of(settings)
 
@@ -68,6 +70,8 @@ def create_app(settings: Settings, *, authenticator: Authenticator | None = None
                 backend = await stack.enter_async_context(Backend(settings, authenticator=checked))
                 state.live = LiveSessions(backend)
                 stack.push_async_callback(state.live.close)
+            if state.callout is not None:
+                await stack.enter_async_context(state.callout)
             yield
 
     app = FastAPI(
@@ -79,6 +83,9 @@ def create_app(settings: Settings, *, authenticator: Authenticator | None = None
         redoc_url=None,
         openapi_url="/openapi.json",
     )
+    app.state.callout = None
+    if settings.nats_callout_url is not None or settings.nats_callout_seed is not None:
+        app.state.callout = NatsCallout(settings, checked, hearing(app.state))
     handle_errors(app)
     app.add_middleware(Guard)
     origins = [one.strip() for one in (settings.api_origins or "").split(",") if one.strip()]
@@ -95,6 +102,8 @@ def create_app(settings: Settings, *, authenticator: Authenticator | None = None
     app.include_router(reads.router)
     _add_page(app)
     app.add_api_route("/health", _health, methods=["GET"], tags=["service"], response_class=JSONResponse)
+    app.add_api_route(READY, _health, methods=["GET"], include_in_schema=False, response_class=JSONResponse)
+    app.add_api_route(LIVE, _live, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
@@ -130,6 +139,10 @@ async def _health(request: Request) -> JSONResponse:
         "sessions": state.live is not None,
     }
     return JSONResponse(told, 200 if told["primary"] or told["replica"] else 503)
+
+
+async def _live() -> dict[str, Any]:
+    return Report(True, [])._asdict()  # it answers, so it does not hang
 
 
 async def _metrics() -> Response:

@@ -5,9 +5,10 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
 import sysconfig
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,9 @@ import pytest
 import typer
 import yaml
 
+from connectors.health import LIVE, READY
 from connectors.settings import Settings
+from connectors.systemd import _STARTING_S
 from deploy.cli import app
 from deploy.processes import variables
 from tests.support.programs import need_program
@@ -31,8 +34,15 @@ UNITS: Final = sorted(one.name for one in SYSTEMD.iterdir() if one.suffix in (".
 SERVICES: Final = [one for one in UNITS if one.endswith(".service")]
 LONG_RUNNING: Final = ["slate-api.service", "slate-ingest@.service", "slate-rollups@.service"]
 WORKERS: Final = ("slate-ingest", "slate-rollups")
-OF_SERVERS: Final = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "NATS_PASSWORD"}
-"""Variables that other programs read: PostgreSQL's image, and our `nats.conf`."""
+OF_SERVERS: Final = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE"}
+"""Variables that PostgreSQL's image reads."""
+ROLES: Final = {
+    "migrate": "slate_owner",
+    "maintain": "slate_owner",
+    "ingest": "slate_writer",
+    "rollups": "slate_writer",
+    "api": "slate_reader",
+}
 DRAIN_S: Final = 2 * (Settings.model_fields["db_statement_timeout_s"].default + 15)
 """Longest drain: two groups, each with a statement and the wait for a PostgreSQL that is away (README, Commands)."""
 SECRET: Final = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|NATS_URL|WEBHOOK_URL|ANALYTICS_URL")
@@ -64,6 +74,21 @@ def assert_exists(command: list[str]) -> None:
         assert callable(importlib.import_module(arguments[2]).flow), command
     else:
         assert importlib.util.find_spec(f"{name}.__main__") is not None, command
+
+
+def setting_of(variable: str) -> str:
+    """The setting that a variable, or one that names its file, is for."""
+    return variable if variable in known() else variable.removesuffix("_FILE")
+
+
+def written_without_secrets(environment: Mapping[str, str]) -> None:
+    """Whether an environment has settings that exist, and secrets as files only."""
+    for variable, value in environment.items():
+        name = setting_of(variable)
+        assert name in known() or variable in OF_SERVERS, variable
+        if SECRET.search(name):
+            assert variable == f"{name}_FILE", f"{variable} is in the environment"
+            assert value.endswith(f"/{name}") or name == "POSTGRES_PASSWORD", variable
 
 
 def own_program(name: str) -> Path:
@@ -112,6 +137,25 @@ def test_what_ends_is_started_again_for_ever_and_is_limited(unit: str) -> None:
     assert "PartOf" in told
 
 
+@pytest.mark.parametrize("unit", LONG_RUNNING)
+def test_systemd_knows_when_it_is_ready_and_ends_it_when_it_hangs(unit: str) -> None:
+    told = options(unit)
+    assert (told["Type"], told["NotifyAccess"]) == ("notify", "main")
+    assert 10 <= int(told["WatchdogSec"]) <= 60
+    assert int(told["TimeoutStartSec"]) > _STARTING_S  # it asks for more before that is over
+    assert told["ExecStart"].startswith("/opt/slate/.venv/bin/python ")  # the process that tells is the unit's own
+
+
+def test_each_service_has_its_role_and_settings_of_its_own() -> None:
+    for unit in SERVICES:
+        text = (SYSTEMD / unit).read_text()
+        service = unit.removeprefix("slate-").removesuffix(".service").removesuffix("@")
+        assert f"SLATE_DB_USER={ROLES[service]}" in text
+        files = re.findall(r"^EnvironmentFile=(.+)$", text, re.MULTILINE)
+        assert files[:2] == ["/etc/slate/slate.env", f"-/etc/slate/{service}.env"]
+        assert files[2:] == ([f"-/etc/slate/{service}-%i.env"] if "@" in unit else [])
+
+
 def test_workers_have_time_to_drain_everywhere() -> None:
     for worker in WORKERS:
         assert int(options(f"{worker}@.service")["TimeoutStopSec"]) >= DRAIN_S
@@ -122,23 +166,102 @@ def test_workers_have_time_to_drain_everywhere() -> None:
 
 def test_units_claim_nothing_that_the_programs_do_not_do() -> None:
     for unit in SERVICES:
-        told = options(unit)
-        assert told["Type"] in ("exec", "oneshot")
-        assert "WatchdogSec" not in told
-        assert told["EnvironmentFile"] == "/etc/slate/slate.env"
+        assert ("WatchdogSec" in options(unit)) is (options(unit)["Type"] == "notify")
 
 
 def test_metrics_of_instances_do_not_meet() -> None:
-    found = [re.findall(r"SLATE_METRICS_PORT=(\d+)%i", (SYSTEMD / f"{one}@.service").read_text()) for one in WORKERS]
+    found = [re.findall(r"SLATE_METRICS_PORT=(\d+)", (SYSTEMD / f"{one}@.service").read_text()) for one in WORKERS]
     assert all(len(one) == 1 for one in found)
     assert found[0] != found[1]
+
+
+def install(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = run([SYSTEMD / "install.sh", "--root", root, *arguments])
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_scripts_are_clean_and_say_what_they_do() -> None:
+    for script in (SYSTEMD / "install.sh", CONTAINER / "secrets.sh"):
+        assert run([need_program("shellcheck", "shellcheck"), script]).stdout == ""
+        told = run([script, "--help"])
+        assert (told.returncode, told.stdout.startswith("usage: ")) == (0, True)
+        assert run([script, "--nonsense"]).returncode == 2
+
+
+@pytest.mark.parametrize("wrong", [("--ingest", "0,3"), ("--ingest", "../x"), ("--rollups", ""), ("--root",)])
+def test_the_installation_refuses_names_that_no_instance_has(wrong: tuple[str, ...], tmp_path: Path) -> None:
+    done = run([SYSTEMD / "install.sh", "--root", tmp_path, *wrong])
+    assert done.returncode == 2
+    assert "install.sh: " in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_installation_is_whole_and_nothing_that_is_there_is_changed_by_another(tmp_path: Path) -> None:
+    arguments = ("--ingest", "0-3", "--ingest", "all", "--ingest", "standby", "--rollups", "a")
+    secret = tmp_path / "etc/slate/secrets/rollups/SLATE_DB_PASSWORD"
+    told = install(tmp_path, *arguments).stdout
+    assert "Not there yet: /etc/slate/secrets/rollups/SLATE_DB_PASSWORD" in told
+    settings = tmp_path / "etc/slate"
+    assert "SLATE_WORKER_PARTITIONS" not in (settings / "ingest-0-3.env").read_text()
+    for name in ("all", "standby"):
+        assert "\nSLATE_WORKER_PARTITIONS=\n" in (settings / f"ingest-{name}.env").read_text()
+    ports = [re.findall(r"PORT=(\d+)", one.read_text())[0] for one in settings.glob("*-*.env")]
+    assert sorted(ports) == ["19090", "19091", "19092", "19190"]
+    for one in settings.rglob("*.env"):
+        assert one.stat().st_mode & 0o777 == 0o600, one
+    for place in ("connectors", "flows", "sql", "deploy", "realtime"):
+        assert (tmp_path / "opt/slate" / place / "__init__.py").stat().st_mode & 0o444 == 0o444
+    assert {one.name for one in (tmp_path / "etc/systemd/system").iterdir() if one.is_file()} == set(UNITS)
+
+    (settings / "slate.env").write_text("SLATE_DB_HOST=mine\n")
+    (settings / "ingest-0-3.env").write_text("SLATE_METRICS_PORT=1\n")
+    (tmp_path / "opt/slate/flows/gone.py").write_text("")
+    secret.write_text("secret")
+    (tmp_path / "etc/slate/secrets/rollups/SLACK_WEBHOOK_URL").write_text("")
+    told = install(tmp_path, *arguments).stdout
+    assert "secrets/rollups/SLATE_DB_PASSWORD" not in told
+    assert "secrets/rollups/NATS_URL" in told
+    assert (settings / "slate.env").read_text() == "SLATE_DB_HOST=mine\n"
+    assert (settings / "ingest-0-3.env").read_text() == "SLATE_METRICS_PORT=1\n"
+    assert not (tmp_path / "opt/slate/flows/gone.py").exists()
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert secret.parent.stat().st_mode & 0o777 == 0o700
+    drop_in = (tmp_path / "etc/systemd/system/slate-rollups@.service.d/secrets.conf").read_text().splitlines()
+    assert drop_in[1:] == [
+        "[Service]",
+        "LoadCredential=SLACK_WEBHOOK_URL:/etc/slate/secrets/rollups/SLACK_WEBHOOK_URL",
+        "Environment=SLACK_WEBHOOK_URL_FILE=%d/SLACK_WEBHOOK_URL",
+        "LoadCredential=SLATE_DB_PASSWORD:/etc/slate/secrets/rollups/SLATE_DB_PASSWORD",
+        "Environment=SLATE_DB_PASSWORD_FILE=%d/SLATE_DB_PASSWORD",
+    ]
+
+
+def test_a_host_may_have_some_services_only_and_no_secrets_of_the_tree(tmp_path: Path) -> None:
+    install(tmp_path, "--ingest", "none", "--rollups", "none", "--no-migrate")
+    assert [one.name for one in (tmp_path / "etc/slate/secrets").iterdir()] == ["api"]
+    assert not list((tmp_path / "etc/slate").glob("*-*.env"))
+    assert not (tmp_path / "opt/slate/deploy/container/secrets").exists()
+
+
+def test_systemd_understands_what_is_installed(tmp_path: Path) -> None:
+    program = need_program("systemd-analyze", "systemd")
+    (tmp_path / "etc/slate/secrets/api").mkdir(parents=True)
+    (tmp_path / "etc/slate/secrets/api/SLATE_JWT_SECRET").write_text("x" * 32)
+    install(tmp_path)
+    units = tmp_path / "etc/systemd/system"
+    for one in units.glob("*.service"):
+        one.write_text(re.sub(r"/opt/slate/\.venv/bin/\w+", "/bin/true", one.read_text()))
+    done = run(
+        [program, "verify", "--man=no", str(units / "slate-api.service")],
+        environment={"SYSTEMD_UNIT_PATH": f"{units}:"},
+    )
+    assert "slate" not in done.stderr, done.stderr
 
 
 def test_what_units_start_exists() -> None:
     for unit in SERVICES:
         words = options(unit)["ExecStart"].split()
-        if words[0] == "/usr/bin/env":
-            words = [word for word in words[1:] if "=" not in word]
         assert words[0].startswith("/opt/slate/.venv/bin/")
         assert_exists(words)
 
@@ -147,8 +270,10 @@ def test_the_example_of_settings_is_usable(monkeypatch: pytest.MonkeyPatch) -> N
     for line in (SYSTEMD / "slate.env.example").read_text().splitlines():
         found = re.fullmatch(r"#?([A-Z_]+)=(.*)", line)
         assert found or line.startswith("# ") or not line, line
-        if found and found[2]:
+        if found:
             assert found[1] in known()
+            assert not SECRET.search(found[1]), "it belongs below /etc/slate/secrets"
+        if found and found[2] and not line.startswith("#"):
             monkeypatch.setenv(found[1], found[2])
     assert Settings.load().metrics_host == "127.0.0.1"
 
@@ -222,7 +347,7 @@ def test_containers_are_confined_and_only_the_service_is_published_on_this_machi
     }
     assert loaded["networks"]["servers"]["internal"] is True
     mounted = {v.split(":")[0] for one in loaded["services"].values() for v in one.get("volumes", ())}
-    assert mounted == {*loaded["volumes"], "./nats.conf"}
+    assert mounted == {*loaded["volumes"], "./nats.conf", "./tls"}
 
 
 def test_containers_start_in_order_and_tell_whether_they_are_well_where_they_can() -> None:
@@ -231,7 +356,17 @@ def test_containers_start_in_order_and_tell_whether_they_are_well_where_they_can
         for other, how in one.get("depends_on", {}).items():
             assert other in services, name
             assert ("healthcheck" in services[other]) is (how["condition"] == "service_healthy"), (name, other)
-    assert {name for name, one in services.items() if "healthcheck" in one} == {"postgres", "nats", "valkey", "api"}
+    assert {name for name, one in services.items() if "healthcheck" in one} == {
+        "postgres",
+        "nats",
+        "valkey",
+        "api",
+        "ingest",
+        "rollups",
+    }
+    for name in ("ingest", "rollups", "api"):
+        port = Settings.model_fields["api_port" if name == "api" else "metrics_port"].default
+        assert f"127.0.0.1:{port}{READY}" in services[name]["healthcheck"]["test"][-1]
     for name in ("ingest", "rollups", "api"):
         assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
@@ -239,11 +374,16 @@ def test_containers_start_in_order_and_tell_whether_they_are_well_where_they_can
 def test_what_containers_start_exists_and_gets_settings_that_exist() -> None:
     for one in ours().values():
         assert_exists(one["command"])
-        assert set(one["environment"]) <= known()
-    for name, one in compose()["services"].items():
-        assert set(one.get("environment", {})) <= known() | OF_SERVERS, name
-        for variable, value in one.get("environment", {}).items():
-            assert not SECRET.search(variable) or "${" in value, f"{name}: {variable} is written down"
+    loaded = compose()
+    for name, one in loaded["services"].items():
+        written_without_secrets(one.get("environment", {}))
+        files = {
+            v.rsplit("/", 1)[1]
+            for k, v in one.get("environment", {}).items()
+            if k.endswith("_FILE") and v[:5] == "/run/"
+        }
+        assert files == set(one.get("secrets", ())) - {"nats-users.conf"}, name
+        assert set(one.get("secrets", ())) <= set(loaded["secrets"])
 
 
 def test_the_example_of_the_compose_environment_has_what_the_compose_file_asks_for() -> None:
@@ -255,12 +395,44 @@ def test_the_example_of_the_compose_environment_has_what_the_compose_file_asks_f
     assert not [name for name, value in given if value]
 
 
-def test_nats_understands_its_configuration() -> None:
-    done = run(
-        [Path(sysconfig.get_path("scripts")) / "nats-server", "--config", CONTAINER / "nats.conf", "-t"],
-        environment={"NATS_PASSWORD": "n0123456789"},
-    )
+def made_secrets(directory: Path) -> Path:
+    script = Path(shutil.copy(CONTAINER / "secrets.sh", directory))
+    done = run([script])
     assert done.returncode == 0, done.stderr
+    return directory / "secrets"
+
+
+def test_the_secrets_of_compose_are_made_once_and_are_what_it_names(tmp_path: Path) -> None:
+    secrets = made_secrets(tmp_path)
+    first = {one.name: one.read_text() for one in secrets.iterdir()}
+    assert set(first) == set(compose()["secrets"])
+    assert {one["file"] for one in compose()["secrets"].values()} == {f"./secrets/{name}" for name in first}
+    assert {name for name, text in first.items() if text} == {
+        "SLATE_DB_PASSWORD",
+        "NATS_URL",
+        "SLATE_JWT_SECRET",
+        "nats-users.conf",
+    }
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    (secrets / "UNITY_MCP_TOKEN").chmod(0o600)
+    (secrets / "UNITY_MCP_TOKEN").write_text("mine")
+    assert {one.name: one.read_text() for one in made_secrets(tmp_path).iterdir()} == first | {
+        "UNITY_MCP_TOKEN": "mine"
+    }
+
+
+def test_nats_understands_its_configuration(tmp_path: Path) -> None:
+    for place in ("etc/nats", "run"):
+        (tmp_path / place).mkdir(parents=True)
+    secrets = made_secrets(tmp_path / "run")
+    shutil.copy(CONTAINER / "nats.conf", tmp_path / "etc/nats")
+    program = Path(sysconfig.get_path("scripts")) / "nats-server"
+    command: list[str | Path] = [program, "--config", tmp_path / "etc/nats/nats.conf", "-t"]
+    done = run(command)
+    assert done.returncode == 0, done.stderr
+    (secrets / "nats-users.conf").chmod(0o600)
+    (secrets / "nats-users.conf").write_text("nonsense {")
+    assert run(command).returncode != 0
 
 
 # ---- Kubernetes ------------------------------------------------------------------------------------------------------
@@ -282,6 +454,30 @@ def _specs(value: object) -> Iterator[dict[str, Any]]:
 
 def pods() -> dict[str, dict[str, Any]]:
     return {one["metadata"]["name"]: spec for one in manifests() for spec in _specs(one)}
+
+
+def test_kubernetes_takes_partition_sets_that_are_all_partitions(tmp_path: Path) -> None:
+    directory = tmp_path / "kubernetes"
+    shutil.copytree(KUBERNETES, directory)
+    with (directory / "kustomization.yaml").open("a") as file:
+        file.write("components: [partition-sets]\n")
+    built = run([need_program("kubectl", "kubectl"), "kustomize", directory])
+    assert built.returncode == 0, built.stderr
+    (tmp_path / "all.yaml").write_text(built.stdout)
+    done = run([own_program("kubernetes-validate"), "--strict", tmp_path / "all.yaml"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (one,) = [one for one in yaml.safe_load_all(built.stdout) if one["kind"] == "StatefulSet"]
+    assert "volumeClaimTemplates" not in one["spec"]
+    shell = one["spec"]["template"]["spec"]["containers"][0]["command"]
+    for number in range(one["spec"]["replicas"]):
+        tried = [
+            *shell[:2],
+            shell[2].replace("exec python -m bytewax.run flows.ingest", "printenv SLATE_WORKER_PARTITIONS"),
+        ]
+        done = run(tried, environment={"HOSTNAME": f"slate-ingest-{number}", "PATH": os.environ["PATH"]})
+        first, last = map(int, done.stdout.strip().split("-"))
+        assert first == number * 4
+    assert last + 1 == Settings.model_fields["partitions"].default
 
 
 def test_kubernetes_takes_the_manifests(tmp_path: Path) -> None:
@@ -322,10 +518,19 @@ def test_what_pods_start_exists_and_gets_settings_that_exist_and_secrets_by_refe
     for name, spec in pods().items():
         (container,) = spec["containers"]
         assert_exists(container["command"])
-        for one in container["env"]:
-            assert one["name"] in known(), name
-            if SECRET.search(one["name"]):
-                assert one["valueFrom"]["secretKeyRef"]["key"] == one["name"]
+        environment = {one["name"]: one["value"] for one in container["env"]}
+        written_without_secrets(environment)
+        assert environment["SLATE_DB_USER"] == ROLES[name.removeprefix("slate-")]
+        mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+        assert mounts["secrets"] == "/etc/slate/secrets"
+        (secret,) = [one["secret"] for one in spec["volumes"] if one["name"] == "secrets"]
+        assert secret["secretName"] == (
+            "slate-migrate" if ROLES[name.removeprefix("slate-")] == "slate_owner" else name
+        )
+    authorities = [
+        one.split("=", 1)[1] for one in customization["configMapGenerator"][0]["literals"] if "CA_FILE" in one
+    ]
+    assert authorities == ["/etc/slate/tls/ca.pem"]
 
 
 def test_selectors_and_ports_meet_what_they_mean() -> None:
@@ -345,8 +550,11 @@ def test_selectors_and_ports_meet_what_they_mean() -> None:
     (container,) = pods()["slate-api"]["containers"]
     port = Settings.model_fields["api_port"].default
     assert container["ports"] == [{"name": "http", "containerPort": port}]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/health"
-    assert not [name for name in WORKERS if "livenessProbe" in pods()[name]["containers"][0]]
+    for name in (*WORKERS, "slate-api"):
+        (container,) = pods()[name]["containers"]
+        (port,) = container["ports"]
+        for probe, path in (("startupProbe", LIVE), ("livenessProbe", LIVE), ("readinessProbe", READY)):
+            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
     (job,) = by_kind["CronJob"]
     assert job["spec"]["timeZone"] == "Etc/UTC"
 
@@ -377,6 +585,6 @@ def test_images_are_never_the_latest() -> None:
 
 @pytest.mark.parametrize("directory", [SYSTEMD, CONTAINER, KUBERNETES], ids=lambda one: one.name)
 def test_every_variable_that_is_named_is_read(directory: Path) -> None:
-    for path in [*directory.iterdir(), OPERATIONS]:
+    for path in [*(one for one in directory.rglob("*") if one.is_file()), OPERATIONS]:
         named = set(_VARIABLE.findall(path.read_text())) - OF_SERVERS
-        assert {one.removesuffix("_FILE") for one in named} <= known(), path.name
+        assert set(map(setting_of, named)) <= known(), path.name

@@ -52,6 +52,17 @@ def test_no_more_waits_than_fills_two_groups_in_messages_or_bytes(item: Item) ->
     assert len(written) == 101
 
 
+def test_more_items_at_a_time_than_fill_two_groups_wake_a_writer_that_waits() -> None:
+    written: list[Item] = []
+    one = sink(written.extend)
+    thread = threading.Thread(target=one.write_batch, args=([(10, 0)] * 9,), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    one.close()
+    assert len(written) == 9
+
+
 def test_a_failure_is_raised_once_and_asks_the_process_to_end() -> None:
     shutdown = Shutdown()
 
