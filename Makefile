@@ -4,7 +4,9 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3; do \
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install up demo test check format lock schema bench chaos clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help install up demo test check audit sbom fuzz format lock schema bench chaos clean secured
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -34,11 +36,36 @@ demo: install ## as up, but events come of demo sessions through the real Unity 
 test: install ## the whole test suite, in two processes
 	$(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile
 
-check: install ## format, lint, types, SQL
+.venv/tools/.installed: tests/supply/tools.txt | .venv/.installed
+	@echo 'Installing semgrep, pip-audit and cyclonedx-py into an environment of their own (once, about a minute)'
+	@$(BIN)/python -m venv .venv/tools
+	@.venv/tools/bin/pip install --quiet --require-hashes --requirement tests/supply/tools.txt
+	@touch $@
+
+check: install .venv/tools/.installed ## format, lint, types, SQL, house rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
+	.venv/tools/bin/semgrep scan --metrics=off --disable-version-check --quiet --error \
+	  --config tests/supply/rules.yml connectors flows realtime deploy
+
+audit: install .venv/tools/.installed ## known vulnerabilities of pinned packages; asks services, or ADVISORIES=directory
+ifdef ADVISORIES
+	$(BIN)/python -m tests.supply.advisories $(ADVISORIES)
+else
+	for lock in requirements.txt deploy/unity-mcp.txt tests/supply/tools.txt; do \
+	  .venv/tools/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement $$lock \
+	  || exit 1; \
+	done
+	npm audit --prefix realtime/api
+endif
+
+sbom: install .venv/tools/.installed ## the bill of materials: dist/sbom.cdx.json
+	$(BIN)/python -m tests.supply.sbom dist/sbom.cdx.json
+
+fuzz: install ## every reader of foreign bytes, FUZZ_SECONDS (60) each
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 format: install ## put code and SQL in the house's form
 	$(BIN)/ruff format .
@@ -49,6 +76,8 @@ lock: install ## compile the requirements again from pyproject.toml
 	  --no-header --quiet pyproject.toml --output-file requirements.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet \
 	  --constraints requirements.txt pyproject.toml --output-file deploy/container/requirements.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-header --quiet \
+	  tests/supply/tools.in --output-file tests/supply/tools.txt
 
 schema: install ## record the schema that the migrations make, in sql/schema.sql
 	$(BIN)/python -m tests.migration.recorded
@@ -59,9 +88,13 @@ bench: install ## the benchmarks (about 25 minutes)
 	$(BIN)/python -m tests.bench.reads --rows 1000000
 	$(BIN)/python -m tests.bench.api
 
-chaos: install ## long fault and soak runs
+secured: install ## the acceptance tests on secured servers: TLS, least privilege, PgBouncer, a replica
+	$(BIN)/python -m pytest --secured -m "not chaos" tests/acceptance
+
+chaos: install ## long fault and soak runs (about two hours)
 	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m tests.bench.soak
 
 clean: ## remove the environment, the local servers' data and all caches
-	rm -rf .venv .slate realtime/api/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .slate .fuzz realtime/api/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

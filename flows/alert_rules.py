@@ -56,7 +56,7 @@ Where = dict[str, Annotated[list[str], BeforeValidator(_one_or_more), Field(min_
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Common(_Model):
@@ -244,8 +244,10 @@ def parse(text: str, name: str) -> Rules:
     """
     try:
         told = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # of tomllib, or of int() for a number of thousands of digits
         raise ConfigurationError(f"{name}: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{name}: nested too deeply") from None
     try:
         rules = Rules.model_validate(told)
     except ValidationError as error:

@@ -275,7 +275,7 @@ def parse_subject(subject: str) -> Route:
             kind = _FIVE.get(tokens[1], Kind.OTHER)
             if kind is not Kind.OTHER:
                 engine, step = tokens[2], tokens[3]
-    if engine and engine not in ENGINES:
+    if engine not in ENGINES and kind in _FIVE.values():
         raise Refused(
             "subject",
             "unknown_value",

@@ -92,8 +92,9 @@ def _bad_elements(payload: bytes, elements: list[Raw]) -> dict[int, Refused]:
     """Whose fault it is that the payload of a batch was refused.
 
     Raises:
-        Refused: that of none of them.
+        Refused, msgspec.DecodeError, UnicodeDecodeError: not theirs alone, or that of none of them.
     """
+    parse_payload(_encode({name: value for name, value in _fields.decode(payload).items() if name != "events"}))
     bad: dict[int, Refused] = {}
     for index, raw in enumerate(elements):
         try:

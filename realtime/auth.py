@@ -5,6 +5,7 @@ never both, so that a public key cannot pass for a secret.
 """
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -147,9 +148,12 @@ class Authenticator:
         if not token.isascii():
             raise NotAuthenticatedError("the token is malformed")
         try:
-            return _identity(await self._claims(token))
+            identity = _identity(await self._claims(token))
         except jwt.PyJWTError as error:
             raise NotAuthenticatedError(_reason(error)) from None
+        if not _is_canonical(token.rpartition(".")[2]):
+            raise NotAuthenticatedError("the token is malformed")
+        return identity
 
     async def _claims(self, token: str) -> dict[str, Any]:
         key: str | jwt.PyJWK
@@ -268,6 +272,12 @@ def _parse(body: bytes) -> dict[str, jwt.PyJWK]:
     if not keys:
         raise ValueError("no public key for signatures")
     return keys
+
+
+def _is_canonical(signature: str) -> bool:
+    """Whether it is written as RFC 7515 (2) says: PyJWT also takes padding, and other bits beyond the last byte."""
+    written = base64.urlsafe_b64encode(base64.urlsafe_b64decode(signature + "=" * (-len(signature) % 4)))
+    return written.rstrip(b"=").decode() == signature
 
 
 def _identity(claims: dict[str, Any]) -> Identity:

@@ -170,6 +170,14 @@ def scrub(value: Any) -> Any:
 
 def scrub_text(text: str) -> str:
     """A text without what looks personal or secret; see the module. The same object where there was nothing."""
+    for _ in range(8):  # what is joined to something personal can be told only when that is gone
+        before, text = text, _scrubbed_text(text)
+        if text is before:
+            break
+    return text
+
+
+def _scrubbed_text(text: str) -> str:
     before = text
     if "PRIVATE KEY-----" in text:
         text = _PEM.sub(lambda match: "[private key]" if _KEY_MATERIAL.search(match[0]) else match[0], text)

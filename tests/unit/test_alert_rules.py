@@ -39,6 +39,8 @@ def test_the_rules_of_the_project_hold_the_thresholds_in_use() -> None:
     ("text", "message"),
     [
         ("[[rules]\n", "Expected ']]'"),
+        ("rules = " + "[" * 5000, "nested too deeply"),
+        ("rules = " + "9" * 5000, "4300 digits"),
         ("[[rules]]\nname = 'r'\nabove = 1\n", "line 1: rules[0] (r), signal: is missing"),
         (
             RULE.replace("call_error_rate", "error_rat"),
@@ -51,6 +53,10 @@ def test_the_rules_of_the_project_hold_the_thresholds_in_use() -> None:
         (RULE + 'window = "9d"\n', "line 5: rules[0] (r), window: input should be less than or equal to 86400"),
         (RULE + "below = 1\n", "line 4: rules[0] (r), above: one of `above` and `below` is needed, and not both"),
         (RULE.replace("above", "clear"), "rules[0] (r), above: one of `above` and `below` is needed"),
+        (RULE.replace("0.05", "nan"), "line 4: rules[0] (r), above: input should be a finite number; got nan"),
+        (RULE.replace("0.05", "inf"), "above: input should be a finite number; got inf"),
+        (RULE + "clear = nan\n", "clear: input should be a finite number; got nan"),
+        (BUDGET.replace("tokens = 5", "cost = inf"), "cost: input should be a finite number; got inf"),
         (RULE + "clear = 0.2\n", "line 5: rules[0] (r), clear: must be below the threshold of 0.05, or equal it"),
         (RULE + 'group_by = ["user"]\n', "line 5: rules[0] (r), group_by: 'user' is no label of call_error_rate; "),
         (RULE + 'where.model = "m"\n', "line 5: rules[0] (r), where: 'model' is no label of call_error_rate"),

@@ -122,6 +122,7 @@ def test_the_issuers_clock_may_differ_by_the_leeway() -> None:
         "\ud800" * 9,
         signed() + ".",
         signed() + "." + signed(),
+        signed() + "=",
         signed()[:-2],
         " " + signed(),
         signed().replace(".", " . "),

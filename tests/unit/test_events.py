@@ -85,6 +85,7 @@ def test_the_engines_and_build_steps_are_those_of_the_contract() -> None:
     ("subject", "code", "reason"),
     [
         ("spark.preview.unreal.frame.s", "unknown_value", "unknown engine 'unreal'; known are construct, gamemaker"),
+        ("spark.preview..frame.s", "unknown_value", "unknown engine ''"),
         ("spark.runtime.Unity.patch_applied.s", "unknown_value", "unknown engine 'Unity'"),
         ("spark.build.unity.paused.s", "unknown_value", "unknown build step 'paused'; known are started, progress"),
         ("spark.usage." + "s" * 256, "too_long", "session id has 256 characters, more than 255"),

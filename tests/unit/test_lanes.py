@@ -160,6 +160,20 @@ def test_an_unknown_protocol_line_is_an_error_as_in_the_library() -> None:
             read(parser, [b"NONSENSE\r\n"])
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"MSG a 1 x", b"MSG a 1 -9", b"MSG 5", b"MSG ", b"MSG a x 0", b"MSG a 1", b"MSG a 1 b c 4"),
+        *(b"HMSG a 1 9 4", b"HMSG a 1 -1 4", b"HMSG 4", b"HMSG a 1 x 4", b"HMSG 4 4", b"HMSG a 1 4"),
+        b"INFO {\xae",
+    ],
+)
+def test_a_line_that_no_server_writes_makes_the_client_connect_anew(line: bytes) -> None:
+    """Which it does for a `ProtocolError`; for another error its reading ends, and for no error it never came back."""
+    with pytest.raises(ProtocolError):
+        read(lane_reader([])[0], [line + b"\r\nPING\r\n"])
+
+
 def test_the_pinned_library_still_has_what_the_lanes_replace() -> None:
     assert version("nats-py").startswith("2.16.")
     client = Client()

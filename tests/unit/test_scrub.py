@@ -80,6 +80,8 @@ TEXTS = [
     ("Phone: 415 555 2671", "Phone: [phone]"),
     ("Tel. 4155552671", "Tel. [phone]"),
     ("call 415-555-2671.", "call [phone]."),
+    ("1-800-555-2671+44 (0)20 7946 0958", "[phone][phone]"),
+    ("a@mail.example.co.ux@mail.example.co.uk", "[email].[email]"),
     ("@@ -1 +1,2 @@\n+// by bob@example.com, 415-555-2671", "@@ -1 +1,2 @@\n+// by [email], [phone]"),
 ]
 

@@ -340,6 +340,17 @@ def test_an_identity_is_one_over_all_subjects_but_a_refused_event_claims_none() 
     assert result.rows.keys() == {"spark_usage"}
 
 
+@pytest.mark.parametrize("fault", [b'"x":1e400', b'"x":"\\u0000"', b'"x":1e400,"\xff":1', b'"\xff":1', b'"x":"\xff"'])
+@pytest.mark.parametrize("element", [b"7", b'{"kind":"k","data":{"y":1e400}}', b'{"kind":"k","data":{}}'])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_batch_with_a_fault_beside_its_elements_is_refused_whole(fault: bytes, element: bytes, first: bool) -> None:
+    events = b'"events":[{"kind":"k","data":{}},' + element + b"]"
+    found = outcome(BATCH, b"{" + b",".join((fault, events) if first else (events, fault)) + b"}")
+    assert (found.stored, found.duplicate, found.dead_messages) == (0, 0, 1)
+    assert not found.rows
+    assert [letter.element for letter in found.dead] == [None]
+
+
 def test_the_elements_of_a_batch_have_identities_of_their_own() -> None:
     element = {"kind": "k", "data": {}}
     events = [element, element | {"eventId": "mine"}, element | {"eventId": "mine"}]

@@ -1,0 +1,1 @@
+"""What this project is made of and how that is checked: bill of materials, advisories, house rules (`make audit`)."""
