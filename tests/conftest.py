@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 import pytest
 
 from connectors.settings import Settings
+from deploy.embedded import Server
 from deploy.processes import variables
 from deploy.servers import NatsServer, PostgresServer, ValkeyServer
 from deploy.unity_mcp import UnityMcpServer, install
+from tests.support.processes import open_directory
+from tests.support.secured import SecuredStack
 from tests.support.stack import Stack
 
 R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
@@ -39,9 +42,32 @@ def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--secured`: TLS everywhere, least privilege, PgBouncer in front, a replica behind (tests/support/secured.py)."""
+    parser.addoption("--secured", action="store_true", help="run on servers that are secured as deploy/ has them")
+
+
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def secured_stack(request: pytest.FixtureRequest) -> Iterator[SecuredStack | None]:
+    """The secured servers where they are asked for."""
+    if not request.config.getoption("--secured"):
+        yield None
+        return
+    with open_directory() as directory:
+        servers = SecuredStack(directory)
+        try:
+            servers.start()
+            yield servers
+        finally:
+            servers.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, secured_stack: SecuredStack | None) -> Iterator[PostgresServer]:
     """PostgreSQL for the session. Tests may stop, pause and kill it: the next test finds it running."""
+    if secured_stack is not None:
+        yield secured_stack.postgres
+        return
     server = PostgresServer(tmp_path_factory.mktemp("postgres"), password=secrets.token_hex(16))
     server.start()
     yield server
@@ -49,8 +75,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 
 @pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+def nats_server(tmp_path_factory: pytest.TempPathFactory, secured_stack: SecuredStack | None) -> Iterator[Server]:
     """NATS with JetStream for the session, as `postgres`."""
+    if secured_stack is not None:
+        yield secured_stack.nats_server
+        return
     server = NatsServer(tmp_path_factory.mktemp("nats"), user="slate", password=secrets.token_hex(16))
     server.start()
     yield server
@@ -58,8 +87,11 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+def valkey(tmp_path_factory: pytest.TempPathFactory, secured_stack: SecuredStack | None) -> Iterator[Server]:
     """Valkey for the session, as `postgres`."""
+    if secured_stack is not None:
+        yield secured_stack.valkey
+        return
     server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
     server.start()
     yield server
@@ -83,9 +115,11 @@ def unity_mcp(unity_mcp_server: UnityMcpServer) -> UnityMcpServer:
 
 
 @pytest.fixture(scope="session")
-def stack(postgres: PostgresServer, nats_server: NatsServer, valkey: ValkeyServer) -> Stack:
+def stack(
+    postgres: PostgresServer, nats_server: NatsServer, valkey: ValkeyServer, secured_stack: SecuredStack | None
+) -> Stack | SecuredStack:
     """The three servers together."""
-    return Stack(postgres, nats_server, valkey)
+    return secured_stack or Stack(postgres, nats_server, valkey)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-STREAM = "CONTRACT"
+STREAM = "SPARK"
 AT = datetime(2025, 3, 14, 15, 9, 26, 535_000, UTC)
 USER = "6f1c2a4e-58f1-4d0c-9a59-3b7f2f0c1d11"
 PROJECT = "0e9d8c7b-6a59-4837-a261-504f3e2d1c0b"

@@ -14,6 +14,7 @@ from connectors.settings import Settings
 from tests.acceptance import contract_rules, contract_subjects
 from tests.acceptance.contract import READS, STREAM, Case, JustNow, Message
 from tests.support.npm import installed
+from tests.support.roles import acting
 from tests.support.stack import Stack, connect
 from tests.support.waiting import eventually
 from tests.support.worker import Worker
@@ -48,11 +49,13 @@ def published(
 ) -> Iterator[tuple[Settings, list[dict[str, Any]]]]:
     """Settings of a database that holds all cases, and what JetStream answered to each publication."""
     with stack.provide(stream=STREAM) as settings:
+        told = acting(settings, "publisher")
         everything = [(case.name, case.messages) for case in CASES] + BESIDES
         done = subprocess.run(
             ["node", publish],
             input="\n".join(json.dumps(message.line(name)) for name, messages in everything for message in messages),
-            env={"PATH": os.environ["PATH"], "NATS_URL": settings.nats_servers()[0]},
+            env={"PATH": os.environ["PATH"], "NATS_INBOX": told.nats_inbox, "NATS_URL": told.nats_servers()[0]}
+            | ({"NODE_EXTRA_CA_CERTS": str(told.ca_file)} if told.ca_file else {}),
             capture_output=True,
             text=True,
             timeout=60,

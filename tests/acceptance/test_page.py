@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from pydantic import SecretStr
 from selenium.webdriver import Keys
 
@@ -61,8 +60,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def site(browser: Browser, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with redis.Redis(port=stack.valkey.port) as client:
-        client.flushall()
+    stack.forget_caches()
     with running(stack, tmp_path_factory.mktemp("site")) as site:
         yield site
 

@@ -148,7 +148,7 @@ def test_a_role_without_rights_is_told_which_it_lacks(settings: Settings, examin
             weak = settings.model_copy(update={"db_user": "weak", "db_password": SecretStr("weak")})
             permissions = examined(weak)["permissions"]
             assert permissions.state == "fail"
-            assert "public.spark_events" in permissions.found
+            assert "public.spark_sessions" in permissions.found
             assert "SLATE_DB_USER" in permissions.remedy
         finally:
             connection.execute("DROP OWNED BY weak")

@@ -26,6 +26,7 @@ from connectors.settings import Settings
 from deploy.embedded import free_port
 from deploy.processes import environment_of, kill_tree, spawn, tail
 from realtime.simulator import Plan, events
+from tests.support.roles import acting
 from tests.support.rollups import counted
 from tests.support.sessions import JWT_SECRET
 from tests.support.stack import Stack, connect
@@ -48,7 +49,9 @@ class Api:
 
     def __init__(self, settings: Settings, directory: Path | None = None) -> None:
         self._port = free_port()
-        self._settings = settings.model_copy(update={"api_host": "127.0.0.1", "api_port": self._port})
+        self._settings = acting(settings, "service").model_copy(
+            update={"api_host": "127.0.0.1", "api_port": self._port}
+        )
         self._directory = directory or Path.cwd()
         self._log = self._directory / "api.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -111,7 +114,7 @@ class Site:
         """Publish events of `SESSION` as they happen now."""
 
         async def run() -> None:
-            async with await Publisher.connect(self.settings, name="test-page") as publisher:
+            async with await Publisher.connect(acting(self.settings, "publisher"), name="test-page") as publisher:
                 for subject, fields in messages:
                     body = {"sessionId": SESSION, "timestamp": int(time.time() * 1000), **fields}
                     await publisher.publish(f"{subject}.{SESSION}", msgspec.json.encode(body))

@@ -8,6 +8,7 @@ from typing import Any
 
 import nats
 import psycopg
+import redis
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -16,6 +17,7 @@ from connectors.schema import migrate
 from connectors.settings import Settings
 from deploy.processes import variables
 from deploy.servers import NatsServer, PostgresServer, ValkeyServer
+from tests.support.roles import acting
 
 _TEMPLATE = "slate_template"
 _numbers = itertools.count(1)
@@ -23,7 +25,7 @@ _numbers = itertools.count(1)
 
 def connect(settings: Settings, **more: str | int) -> psycopg.Connection:
     """Open a connection in autocommit mode: a test sees what is committed now."""
-    return psycopg.connect(make_conninfo("", **settings.dsn(**more)), autocommit=True)
+    return psycopg.connect(make_conninfo("", **acting(settings, "oracle").dsn(**more)), autocommit=True)
 
 
 class Stack:
@@ -40,6 +42,11 @@ class Stack:
         for server in (self.postgres, self.nats_server, self.valkey):
             server.resume()
             server.start()
+
+    def forget_caches(self) -> None:
+        """Empty Valkey."""
+        with redis.Redis(port=self.valkey.port) as client:
+            client.flushall()
 
     @contextmanager
     def provide(self, *, migrated: bool = True, **overrides: Any) -> Iterator[Settings]:

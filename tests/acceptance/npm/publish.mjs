@@ -1,5 +1,6 @@
 // Publishes what standard input lists, one JSON object a line: {subject, json | base64, msgId?}.
-// Writes one line {seq, duplicate} for each, in the same order. NATS_URL says where, credentials included.
+// Writes one line {seq, duplicate} for each, in the same order. NATS_URL says where, credentials included, and
+// NATS_INBOX on which subjects this user may hear answers.
 import { createInterface } from "node:readline";
 import process from "node:process";
 import { connect } from "@nats-io/transport-node";
@@ -8,6 +9,8 @@ import { jetstream } from "@nats-io/jetstream";
 const url = new URL(process.env.NATS_URL);
 const connection = await connect({
   servers: url.host,
+  tls: url.protocol === "tls:" ? {} : undefined,
+  inboxPrefix: process.env.NATS_INBOX,
   user: decodeURIComponent(url.username),
   pass: decodeURIComponent(url.password),
 });
