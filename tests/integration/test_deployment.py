@@ -1,111 +1,46 @@
-"""What is needed to install it for good: units, image, compose file, manifests. No engine and no cluster is started."""
+"""What is needed to install it for good: units, image, compose file. No engine is started."""
 
-import importlib
-import importlib.util
-import os
 import re
 import shutil
 import subprocess
 import sysconfig
 import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
 
 import pytest
-import typer
 import yaml
 
-from connectors.health import LIVE, READY
+from connectors.health import READY
 from connectors.settings import Settings
 from connectors.systemd import _STARTING_S
-from deploy.cli import app
-from deploy.processes import variables
+from tests.support.deployment import (
+    CONTAINER,
+    DRAIN_S,
+    KUBERNETES,
+    LONG_RUNNING,
+    OF_SERVERS,
+    OPERATIONS,
+    PIN,
+    ROLES,
+    ROOT,
+    SECRET,
+    SERVICES,
+    SYSTEMD,
+    UNITS,
+    VARIABLE,
+    WORKERS,
+    assert_exists,
+    compose,
+    known,
+    options,
+    ours,
+    own_program,
+    pods,
+    setting_of,
+    written_without_secrets,
+)
 from tests.support.programs import need_program
 from tests.support.run import run
-
-ROOT: Final = Path(__file__).parents[2]
-SYSTEMD: Final = ROOT / "deploy" / "systemd"
-CONTAINER: Final = ROOT / "deploy" / "container"
-KUBERNETES: Final = ROOT / "deploy" / "kubernetes"
-OPERATIONS: Final = ROOT / "docs" / "operations.md"
-
-UNITS: Final = sorted(one.name for one in SYSTEMD.iterdir() if one.suffix in (".service", ".timer", ".target"))
-SERVICES: Final = [one for one in UNITS if one.endswith(".service")]
-LONG_RUNNING: Final = ["slate-api.service", "slate-ingest@.service", "slate-rollups@.service"]
-WORKERS: Final = ("slate-ingest", "slate-rollups")
-OF_SERVERS: Final = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD_FILE"}
-"""Variables that PostgreSQL's image reads."""
-ROLES: Final = {
-    "migrate": "slate_owner",
-    "maintain": "slate_owner",
-    "ingest": "slate_writer",
-    "rollups": "slate_writer",
-    "api": "slate_reader",
-}
-DRAIN_S: Final = 2 * (Settings.model_fields["db_statement_timeout_s"].default + 15)
-"""Longest drain: two groups, each with a statement and the wait for a PostgreSQL that is away (README, Commands)."""
-SECRET: Final = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|NATS_URL|WEBHOOK_URL|ANALYTICS_URL")
-_VARIABLE: Final = re.compile(
-    r"\b(?:SLATE|SPARK|NATS|REDIS|UNITY|OPENAI|SLACK|PAGERDUTY|POSTGRES)_[A-Z_]*[A-Z]\b(?!\*|_)"
-)
-_PIN: Final = re.compile(r"^([a-z0-9][a-z0-9._-]*(?:\[[^]]*\])?==\S+)((?:.|\n(?![a-z0-9]))*)", re.MULTILINE)
-
-
-def known() -> set[str]:
-    """Variables that this project reads: the settings, and what the alert rules name."""
-    rules = tomllib.loads((ROOT / "deploy" / "alerts.toml").read_text())
-    named = {one[key] for one in rules["receivers"] for key in ("env", "secret_env") if key in one}
-    return {*variables().values(), *named}
-
-
-def assert_exists(command: list[str]) -> None:
-    """Whether there is what a command line starts: a command of `slate`, a module, a dataflow in it."""
-    program, *arguments = command
-    if Path(program).name == "slate":
-        commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-        assert arguments[0] in {*commands, "--help"}, command
-        return
-    assert Path(program).name == "python", command
-    assert arguments[0] == "-m", command
-    name = arguments[1]
-    assert importlib.util.find_spec(name) is not None, command
-    if name == "bytewax.run":
-        assert callable(importlib.import_module(arguments[2]).flow), command
-    else:
-        assert importlib.util.find_spec(f"{name}.__main__") is not None, command
-
-
-def setting_of(variable: str) -> str:
-    """The setting that a variable, or one that names its file, is for."""
-    return variable if variable in known() else variable.removesuffix("_FILE")
-
-
-def written_without_secrets(environment: Mapping[str, str]) -> None:
-    """Whether an environment has settings that exist, and secrets as files only."""
-    for variable, value in environment.items():
-        name = setting_of(variable)
-        assert name in known() or variable in OF_SERVERS, variable
-        if SECRET.search(name):
-            assert variable == f"{name}_FILE", f"{variable} is in the environment"
-            assert value.endswith(f"/{name}") or name == "POSTGRES_PASSWORD", variable
-
-
-def own_program(name: str) -> Path:
-    """A program of the development environment, or of PATH."""
-    found = shutil.which(name, path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
-    if found is None:
-        pytest.skip(f"{name} is missing: make install")
-    return Path(found)
-
-
-# ---- systemd ---------------------------------------------------------------------------------------------------------
-
-
-def options(unit: str) -> dict[str, str]:
-    """A unit's options; of one that is repeated, the last."""
-    lines = [line for line in (SYSTEMD / unit).read_text().splitlines() if "=" in line and not line.startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -278,20 +213,8 @@ def test_the_example_of_settings_is_usable(monkeypatch: pytest.MonkeyPatch) -> N
     assert Settings.load().metrics_host == "127.0.0.1"
 
 
-# ---- containers ------------------------------------------------------------------------------------------------------
-
-
-def compose() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((CONTAINER / "compose.yaml").read_text())
-    return loaded
-
-
-def ours() -> dict[str, dict[str, Any]]:
-    return {name: one for name, one in compose()["services"].items() if one["image"].startswith("slate:")}
-
-
 def pins(path: Path) -> dict[str, set[str]]:
-    return {name: set(re.findall(r"sha256:\w{64}", rest)) for name, rest in _PIN.findall(path.read_text())}
+    return {name: set(re.findall(r"sha256:\w{64}", rest)) for name, rest in PIN.findall(path.read_text())}
 
 
 def test_the_image_has_what_the_project_needs_as_it_is_pinned_and_nothing_for_development() -> None:
@@ -435,142 +358,6 @@ def test_nats_understands_its_configuration(tmp_path: Path) -> None:
     assert run(command).returncode != 0
 
 
-# ---- Kubernetes ------------------------------------------------------------------------------------------------------
-
-
-def manifests() -> list[dict[str, Any]]:
-    customization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
-    assert set(customization["resources"]) == {one.name for one in KUBERNETES.glob("*.yaml")} - {"kustomization.yaml"}
-    return [one for name in customization["resources"] for one in yaml.safe_load_all((KUBERNETES / name).read_text())]
-
-
-def _specs(value: object) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        if "containers" in value:
-            yield value
-        for one in value.values():
-            yield from _specs(one)
-
-
-def pods() -> dict[str, dict[str, Any]]:
-    return {one["metadata"]["name"]: spec for one in manifests() for spec in _specs(one)}
-
-
-def test_kubernetes_takes_partition_sets_that_are_all_partitions(tmp_path: Path) -> None:
-    directory = tmp_path / "kubernetes"
-    shutil.copytree(KUBERNETES, directory)
-    with (directory / "kustomization.yaml").open("a") as file:
-        file.write("components: [partition-sets]\n")
-    built = run([need_program("kubectl", "kubectl"), "kustomize", directory])
-    assert built.returncode == 0, built.stderr
-    (tmp_path / "all.yaml").write_text(built.stdout)
-    done = run([own_program("kubernetes-validate"), "--strict", tmp_path / "all.yaml"])
-    assert done.returncode == 0, done.stdout + done.stderr
-    (one,) = [one for one in yaml.safe_load_all(built.stdout) if one["kind"] == "StatefulSet"]
-    assert "volumeClaimTemplates" not in one["spec"]
-    shell = one["spec"]["template"]["spec"]["containers"][0]["command"]
-    for number in range(one["spec"]["replicas"]):
-        tried = [
-            *shell[:2],
-            shell[2].replace("exec python -m bytewax.run flows.ingest", "printenv SLATE_WORKER_PARTITIONS"),
-        ]
-        done = run(tried, environment={"HOSTNAME": f"slate-ingest-{number}", "PATH": os.environ["PATH"]})
-        first, last = map(int, done.stdout.strip().split("-"))
-        assert first == number * 4
-    assert last + 1 == Settings.model_fields["partitions"].default
-
-
-def test_kubernetes_takes_the_manifests(tmp_path: Path) -> None:
-    built = run([need_program("kubectl", "kubectl"), "kustomize", KUBERNETES])
-    assert built.returncode == 0, built.stderr
-    names = [(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(built.stdout)]
-    assert len(names) == len(manifests()) + 1  # the ConfigMap
-    assert "name: slate\n" not in "".join(re.findall(r"configMapRef:\n\s+(.*\n)", built.stdout)), "it has no hash"
-    (tmp_path / "all.yaml").write_text(built.stdout)
-    done = run([own_program("kubernetes-validate"), "--strict", tmp_path / "all.yaml"])
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_pods_keep_to_the_restricted_standard_and_are_limited() -> None:
-    (namespace,) = [one for one in manifests() if one["kind"] == "Namespace"]
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert set(pods()) == {"slate-migrate", "slate-ingest", "slate-rollups", "slate-api", "slate-maintain"}
-    for name, spec in pods().items():
-        assert spec["securityContext"]["runAsNonRoot"] is True, name
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert spec["automountServiceAccountToken"] is False, name
-        (container,) = spec["containers"]
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-        assert "memory" in container["resources"]["limits"], name
-        assert {"cpu", "memory"} == set(container["resources"]["requests"]), name
-
-
-def test_what_pods_start_exists_and_gets_settings_that_exist_and_secrets_by_reference_only() -> None:
-    customization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
-    literals = [one.split("=", 1)[0] for one in customization["configMapGenerator"][0]["literals"]]
-    assert set(literals) <= known()
-    assert not [one for one in literals if SECRET.search(one)]
-    assert not [one for one in manifests() if one["kind"] == "Secret"]
-    for name, spec in pods().items():
-        (container,) = spec["containers"]
-        assert_exists(container["command"])
-        environment = {one["name"]: one["value"] for one in container["env"]}
-        written_without_secrets(environment)
-        assert environment["SLATE_DB_USER"] == ROLES[name.removeprefix("slate-")]
-        mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
-        assert mounts["secrets"] == "/etc/slate/secrets"
-        (secret,) = [one["secret"] for one in spec["volumes"] if one["name"] == "secrets"]
-        assert secret["secretName"] == (
-            "slate-migrate" if ROLES[name.removeprefix("slate-")] == "slate_owner" else name
-        )
-    authorities = [
-        one.split("=", 1)[1] for one in customization["configMapGenerator"][0]["literals"] if "CA_FILE" in one
-    ]
-    assert authorities == ["/etc/slate/tls/ca.pem"]
-
-
-def test_selectors_and_ports_meet_what_they_mean() -> None:
-    by_kind: dict[str, list[dict[str, Any]]] = {}
-    for one in manifests():
-        by_kind.setdefault(one["kind"], []).append(one)
-    labels = {"app.kubernetes.io/name": "slate-api"}
-    (service,) = by_kind["Service"]
-    assert service["spec"]["selector"] == labels
-    deployments = {one["metadata"]["name"]: one["spec"] for one in by_kind["Deployment"]}
-    for name, spec in deployments.items():
-        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"], name
-    assert deployments["slate-api"]["replicas"] == 1
-    assert deployments["slate-api"]["strategy"] == {"type": "Recreate"}
-    budgets = {one["metadata"]["name"] for one in by_kind["PodDisruptionBudget"]}
-    assert budgets == {name for name, spec in deployments.items() if spec["replicas"] > 1}
-    (container,) = pods()["slate-api"]["containers"]
-    port = Settings.model_fields["api_port"].default
-    assert container["ports"] == [{"name": "http", "containerPort": port}]
-    for name in (*WORKERS, "slate-api"):
-        (container,) = pods()[name]["containers"]
-        (port,) = container["ports"]
-        for probe, path in (("startupProbe", LIVE), ("livenessProbe", LIVE), ("readinessProbe", READY)):
-            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
-    (job,) = by_kind["CronJob"]
-    assert job["spec"]["timeZone"] == "Etc/UTC"
-
-
-def test_no_pod_may_talk_except_where_it_has_to() -> None:
-    policies = {one["metadata"]["name"]: one["spec"] for one in manifests() if one["kind"] == "NetworkPolicy"}
-    assert policies["slate-nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    for name, spec in policies.items():
-        for expression in spec["podSelector"].get("matchExpressions", ()):
-            assert set(expression["values"]) <= set(pods()), name
-    assert "slate-maintain" not in policies["slate-nats"]["podSelector"]["matchExpressions"][0]["values"]
-
-
-# ---- all of it -------------------------------------------------------------------------------------------------------
-
-
 def test_images_are_never_the_latest() -> None:
     images = [one["image"] for one in compose()["services"].values()]
     images += re.findall(r"^ARG (?:PYTHON|NODE)=(\S+)", (CONTAINER / "Containerfile").read_text(), re.MULTILINE)
@@ -586,5 +373,5 @@ def test_images_are_never_the_latest() -> None:
 @pytest.mark.parametrize("directory", [SYSTEMD, CONTAINER, KUBERNETES], ids=lambda one: one.name)
 def test_every_variable_that_is_named_is_read(directory: Path) -> None:
     for path in [*(one for one in directory.rglob("*") if one.is_file()), OPERATIONS]:
-        named = set(_VARIABLE.findall(path.read_text())) - OF_SERVERS
+        named = set(VARIABLE.findall(path.read_text())) - OF_SERVERS
         assert set(map(setting_of, named)) <= known(), path.name
