@@ -309,7 +309,8 @@ class SettledSource(FixedPartitionedSource[SettledBatch, int]):
         self, settings: Settings, purpose: str, positions: Positions, history: History, shutdown: Shutdown
     ) -> None:
         settings.dsn()
-        self._source = NatsSource(settings, purpose, positions, shutdown)
+        # sets are of ingest; whoever counts reads all that is stored
+        self._source = NatsSource(settings.model_copy(update={"worker_partitions": None}), purpose, positions, shutdown)
         self._settlement = _Settlement(settings, history, shutdown)
         self._shutdown = shutdown
 

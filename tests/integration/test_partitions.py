@@ -9,11 +9,16 @@ import psycopg
 import pytest
 
 from connectors.errors import StreamError
+from connectors.history import History
 from connectors.jetstream import UNPARTITIONED, ensure_stream
+from connectors.nats import NatsSource
 from connectors.postgres import Progress
 from connectors.publisher import Publisher
 from connectors.readers import StreamState
+from connectors.rollups import RollupProgress
 from connectors.settings import Settings
+from connectors.settled import SettledSource
+from connectors.shutdown import Shutdown
 from tests.support.stack import connect
 from tests.support.waiting import eventually
 from tests.support.worker import Worker
@@ -127,3 +132,11 @@ def test_a_stream_that_is_made_anew_under_a_worker_ends_it_with_the_reason_and_i
         worker.start()
         eventually(lambda: len(stored(connection)) >= 400, 20)
         assert stored(connection) == list(range(400))
+
+
+def test_sets_of_partitions_are_of_ingest_only(settings: Settings) -> None:
+    set_of = settings.model_copy(update={"worker_partitions": "0-3"})
+    counted = SettledSource(set_of, "rollups", RollupProgress(set_of, Shutdown()), History(), Shutdown())
+    stored = NatsSource(set_of, "ingest", Progress(set_of), Shutdown())
+    assert len(counted.list_parts()) == 9
+    assert stored.list_parts() == [f"{number}-{settings.stream}" for number in (-1, 0, 1, 2, 3)]
