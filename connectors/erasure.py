@@ -18,8 +18,9 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from connectors.errors import ConnectionFailedError, SlateError, StreamError
 from connectors.jetstream import connect, partition_numbers
 from connectors.messages import NatsSourceMessage
-from connectors.readers import StreamState, instance, stream_state
+from connectors.readers import instance
 from connectors.settings import Settings
+from connectors.stream_state import StreamState, stream_state
 
 PURPOSES: Final = ("ingest", "rollups")
 """Who reads the stream."""

@@ -22,9 +22,11 @@ from connectors.jetstream import check_stream, ensure_stream, partitions_to_read
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.outcomes import DeadLetter
 from connectors.publisher import Publisher
-from connectors.readers import PartitionReader, Positions, ReaderThread, StreamState
+from connectors.reader_thread import ReaderThread
+from connectors.readers import PartitionReader, Positions
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
+from connectors.stream_state import StreamState
 
 __all__ = [
     "NatsBatch",

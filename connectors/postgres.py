@@ -18,10 +18,10 @@ from connectors.faults import Fault, classify
 from connectors.jetstream import numbers_of, partition_numbers
 from connectors.link import open_connection
 from connectors.outcomes import DeadLetter, GiveUp, Outcomes, Rebuild
-from connectors.readers import StreamState
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
+from connectors.stream_state import StreamState
 from connectors.tables import Table
 from connectors.tracing import OFF, Tracing
 from connectors.writer import Writer

@@ -23,10 +23,10 @@ from connectors.history import History
 from connectors.jetstream import partition_numbers
 from connectors.link import Connection, Link, Statement, open_connection
 from connectors.postgres import as_slate_error
-from connectors.readers import StreamState
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
 from connectors.sql import read
+from connectors.stream_state import StreamState
 from connectors.sums import MINUTE_US, TICK_US, Counted, Sums, Totals, Window, WindowKey, add_window
 from connectors.writer import new_owner
 

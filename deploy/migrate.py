@@ -8,9 +8,9 @@ import nats.js.errors
 
 from connectors.jetstream import connect, ensure_stream
 from connectors.postgres import Progress
-from connectors.readers import StreamState, stream_state
 from connectors.schema import migrate
 from connectors.settings import Settings
+from connectors.stream_state import StreamState, stream_state
 
 
 def migrate_all(settings: Settings) -> Iterator[str]:

@@ -24,9 +24,9 @@ from connectors.frames import frame_store
 from connectors.jetstream import partition_numbers
 from connectors.link import open_connection
 from connectors.postgres import as_slate_error
-from connectors.readers import StreamState
 from connectors.redis_erasure import erase_traces, leases
 from connectors.settings import Settings
+from connectors.stream_state import StreamState
 from flows.dead_letters import Filter, find
 from flows.personal import Person, frame_of, names, session_of
 from flows.user_rows import SMALL, TABLES, UserRows

@@ -27,6 +27,10 @@ trap 'exit 1' HUP INT TERM
 pg_basebackup --pgdata="$work/data" --wal-method=stream --checkpoint=fast --no-password
 pg_verifybackup --quiet "$work/data"
 name=base-$(date -u +%Y%m%dT%H%M%SZ)
+while [ -e "$name" ]; do  # one of this second: another name sorts after it
+    sleep 1
+    name=base-$(date -u +%Y%m%dT%H%M%SZ)
+done
 mv "$work/data" "$name"
 echo "$directory/$name: $(du -sh "$name" | cut -f1), verified"
 

@@ -147,7 +147,7 @@ def test_nothing_is_lost_or_twice_after_a_failover_under_load(
     both: Pair, settings: Settings, lag_s: float, record_property: Record
 ) -> None:
     with Traffic(settings, 4000, rate=500) as traffic, workers(settings) as (ingest, rollups):
-        eventually(lambda: stored(settings) > 200, 20)
+        eventually(lambda: stored(settings) > 200 and counted_at(settings) > 0, 20)
         if lag_s:
             both.cut_off()
             wait_for(time.monotonic() + lag_s)

@@ -11,8 +11,8 @@ import psycopg
 
 from connectors.jetstream import connect, partition_numbers
 from connectors.postgres import Progress
-from connectors.readers import stream_state
 from connectors.settings import Settings
+from connectors.stream_state import stream_state
 from realtime.simulated import SimulatedEvent
 from tests.bench.drain import cpu_of
 from tests.support.waiting import eventually

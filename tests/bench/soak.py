@@ -157,21 +157,23 @@ class Soak:
         self.lags.append((now - self.last_kill, source.acknowledged - stored, stored - counted, connections - 1))
 
 
-def slope(life: Life, figures: list[float]) -> float:
+def slope(at: list[float], figures: list[float]) -> float:
     """How much a figure grows in ten minutes."""
-    return statistics.linear_regression(life.at, figures).slope
+    return statistics.linear_regression(at, figures).slope
 
 
 def report(soak: Soak) -> None:
     """Print what was seen."""
     for name, lives in soak.lives.items():
         longest = max(lives, key=lambda life: len(life.at))
-        if len(longest.at) < 3:
+        if len(longest.at) < 6:
             continue
         minutes = (longest.at[-1] - longest.at[0]) * 10
         say(f"{name}: a life of {minutes:.0f} min without the first, of {len(lives)} lives")
         line("resident memory", longest.resident, "MiB")
-        say(f"  grows by {slope(longest, longest.resident):+.1f} MiB in 10 min")
+        half = len(longest.at) // 2
+        growth = slope(longest.at, longest.resident), slope(longest.at[half:], longest.resident[half:])
+        say(f"  grows by {growth[0]:+.1f} MiB in 10 min, in the second half of its life by {growth[1]:+.1f}")
         line("open files", [float(one) for one in longest.files], "")
     quiet = [one for one in soak.lags if one[0] > 20]
     for place, what in ((1, "not stored"), (2, "stored, not counted"), (3, "connections to PostgreSQL")):

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.postgres import Progress
-from connectors.readers import StreamState
 from connectors.shutdown import Shutdown
+from connectors.stream_state import StreamState
 from connectors.writer import Stored, Writer
 from flows.rows import TABLES
 from flows.validate import refused_by_store, validate

@@ -14,11 +14,11 @@ from connectors.jetstream import UNPARTITIONED, ensure_stream
 from connectors.nats import NatsSource
 from connectors.postgres import Progress
 from connectors.publisher import Publisher
-from connectors.readers import StreamState
 from connectors.rollups import RollupProgress
 from connectors.settings import Settings
 from connectors.settled import SettledSource
 from connectors.shutdown import Shutdown
+from connectors.stream_state import StreamState
 from tests.support.stack import connect
 from tests.support.waiting import eventually
 from tests.support.worker import Worker

@@ -16,9 +16,9 @@ from connectors.jetstream import ensure_stream
 from connectors.otlp import OtlpTracing
 from connectors.outbox import Outbox
 from connectors.postgres import Progress
-from connectors.readers import StreamState
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
+from connectors.stream_state import StreamState
 from connectors.tracing import start
 from connectors.writer import Writer
 from deploy import servers

@@ -5,9 +5,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 from connectors.postgres import Progress
-from connectors.readers import StreamState
 from connectors.settings import Settings
 from connectors.shutdown import Shutdown
+from connectors.stream_state import StreamState
 from connectors.writer import Writer
 from flows.rows import TABLES
 from flows.validate import refused_by_store, validate

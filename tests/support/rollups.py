@@ -12,12 +12,12 @@ import psycopg
 from connectors.history import History
 from connectors.messages import NatsBatch, NatsSourceMessage
 from connectors.postgres import Progress
-from connectors.readers import StreamState
 from connectors.rollups import RollupProgress, RollupWriter
 from connectors.settings import Settings
 from connectors.settled import SettledBatch, settle
 from connectors.shutdown import Shutdown
 from connectors.sql import read
+from connectors.stream_state import StreamState
 from connectors.writer import Writer
 from flows.fold import fold, fold_up
 from flows.rows import TABLES

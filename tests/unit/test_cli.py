@@ -94,5 +94,5 @@ def test_ctrl_c_interrupts_work_with_exit_code_130(tmp_path: Path) -> None:
             finally:
                 process.kill()
                 process.wait()
-        assert process.returncode == 130
+        assert process.returncode == 130, (tmp_path / "err").read_text()
         assert "Traceback" not in (tmp_path / "err").read_text()
