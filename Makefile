@@ -5,8 +5,10 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 FUZZ_SECONDS ?= 60
+# Acceptance tests on the servers of the session; the others bring servers of their own.
+SHARED_SERVERS := $(addprefix tests/acceptance/test_,airflow.py alertmanager.py alerts.py chaos.py contract_npm.py page.py rollups.py)
 
-.PHONY: help install up demo test check audit sbom fuzz format lock schema bench chaos clean secured
+.PHONY: help install up demo test secured check audit sbom fuzz format lock schema bench chaos clean secured
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -89,10 +91,11 @@ bench: install ## the benchmarks (about 25 minutes)
 	$(BIN)/python -m tests.bench.api
 
 secured: install ## the acceptance tests on secured servers: TLS, least privilege, PgBouncer, a replica
-	$(BIN)/python -m pytest --secured -m "not chaos" tests/acceptance
+	$(BIN)/python -m pytest --secured -m "not chaos" -n 2 --dist loadfile $(SHARED_SERVERS)
 
 chaos: install ## long fault and soak runs (about two hours)
 	$(BIN)/python -m pytest -m chaos
+	$(MAKE) secured
 	$(BIN)/python -m tests.bench.soak
 
 clean: ## remove the environment, the local servers' data and all caches
