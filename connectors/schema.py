@@ -121,7 +121,7 @@ def _patiently(connection: psycopg.Connection[Any]) -> list[str]:
             if not left:
                 raise
             _log.warning("somebody holds what is to be changed", error=str(error).strip(), again_in_s=_PAUSE_S)
-            time.sleep(_PAUSE_S)
+            time.sleep(_PAUSE_S)  # a lock gives no sign when it is free, and to wait in its queue holds up writers
     raise AssertionError
 
 
