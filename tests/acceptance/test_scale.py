@@ -83,10 +83,25 @@ def written(worker: Worker) -> set[int]:
     return {int(one[len(name) : -1]) for one, count in worker.metrics().items() if one.startswith(name) and count}
 
 
-def moves_on(database: psycopg.Connection, *partitions: int, within: float) -> float:
-    """Seconds until something more of these partitions is stored."""
-    before, start = read_in(database, *partitions), time.monotonic()
+def moves_on(database: psycopg.Connection, *partitions: int, within: float) -> None:
+    """Wait until something more of these partitions is stored."""
+    before = read_in(database, *partitions)
     eventually(lambda: read_in(database, *partitions) > before, within, what=f"a write in {partitions}")
+
+
+def moved_by(database: psycopg.Connection, worker: Worker) -> int:
+    """How many partitions this worker moved last."""
+    owners = database.execute("SELECT owner FROM slate.progress WHERE owner IS NOT NULL").fetchall()
+    return sum(owner.split(":")[1] == str(worker.pid) for (owner,) in owners)
+
+
+def taken_over(database: psycopg.Connection, by: Worker, partitions: int, within: float) -> float:
+    """Seconds until this worker has written to at least so many partitions.
+
+    More messages alone would not tell: what the old one had sent before it was stopped may be stored after it.
+    """
+    start = time.monotonic()
+    eventually(lambda: moved_by(database, by) >= partitions, within, what=f"writes in {partitions} partitions")
     return time.monotonic() - start
 
 
@@ -129,7 +144,7 @@ def test_a_host_that_is_killed_is_followed_by_one_that_stands_by_for_all(
         with hosts["c"].worker(shared) as c:
             eventually(lambda: c.tail(100).count("standing by") == 9, 20)
             a.kill()
-            took = moves_on(database, 0, 1, 2, 3, within=10)
+            took = taken_over(database, c, 4, within=10)
             measured("taken over from a killed host after %.1f s", took)
             a.start()
             eventually(lambda: "standing by" in a.tail(10), 20)
@@ -155,7 +170,7 @@ def test_a_host_that_is_cut_off_is_followed_and_stops_when_it_comes_back(
         c = later.enter_context(hosts["c"].worker(shared))
         eventually(lambda: c.tail(100).count("standing by") == 9, 20)
         hosts["a"].cut()
-        took = moves_on(database, 0, 1, 2, 3, within=TAKES_OVER_WITHIN_S)
+        took = taken_over(database, c, 4, within=TAKES_OVER_WITHIN_S)
         measured("taken over from a host that was cut off after %.1f s", took)
         moves_on(database, 4, 5, 6, 7, within=1)
         assert a.running, "it waits: it cannot know that it was followed"
@@ -260,17 +275,43 @@ def test_a_worker_that_hangs_is_followed_and_stops_when_it_goes_on(settings: Set
         Worker(settings) as hanging,
         connect(settings) as database,
     ):
-        eventually(lambda: read_in(database, *range(8)) > 500, 20)
+        taken_over(database, hanging, 9, within=20)
         with Worker(settings) as other:
             eventually(lambda: other.log.read_text().count("standing by") == 9, 20)
             hanging.pause()
-            took = moves_on(database, *range(8), within=TAKES_OVER_WITHIN_S)
+            took = taken_over(database, other, 1, within=TAKES_OVER_WITHIN_S)
             measured("taken over from a worker that hangs after %.1f s", took)
+            taken_over(database, other, 9, within=10)
             hanging.resume()
             assert hanging.wait(30) != 0
+            assert "another worker" in hanging.log.read_text()
             traffic.stop()
             assert_drained_exactly_once(database, settings, traffic.events)
             assert other.running
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("turn", range(3))
+def test_a_worker_that_goes_on_while_it_is_being_followed_may_stop_both_and_nothing_is_lost_or_doubled(
+    settings: Settings, turn: int
+) -> None:
+    """Each may have written what the other began to read."""
+    with (
+        Traffic(settings, 100_000, rate=1000) as traffic,
+        Worker(settings) as hanging,
+        connect(settings) as database,
+    ):
+        taken_over(database, hanging, 9, within=20)
+        with Worker(settings) as other:
+            eventually(lambda: other.log.read_text().count("standing by") == 9, 20)
+            hanging.pause()
+            taken_over(database, other, 1 + turn, within=TAKES_OVER_WITHIN_S)
+            hanging.resume()
+            assert hanging.wait(30) != 0
+            assert other.running or "another worker" in other.log.read_text()
+            traffic.stop()
+            keep(hanging, other)
+            assert_drained_exactly_once(database, settings, traffic.events)
 
 
 def cluster(hosts: dict[str, Host], settings: Settings, port: int, flow: str, *more: str) -> tuple[Worker, Worker]:
