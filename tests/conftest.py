@@ -6,6 +6,7 @@ Tests run in a temporary directory and without the developer's settings: name fi
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,6 +49,11 @@ def _own_logging() -> Iterator[None]:
     """A command that a test ran in this process set up logging for itself; `capture_logs` would see nothing then."""
     yield
     structlog.reset_defaults()
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start hear Ctrl-C: a shell starts what is in the background (`&`) with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
