@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from connectors.admin_log import logged
-from connectors.errors import SlateError
+from connectors.commands import exit_codes
 from connectors.settings import Settings
 from deploy import alerts, dead_letters
 from deploy.admin_log import log_command
@@ -122,14 +122,9 @@ def _log_to_stderr(least: int) -> None:
 
 def main() -> None:
     """Run a command: exit code 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
-    try:
+    with exit_codes("slate"):
         _log_to_stderr(logging.WARNING)
         app()
-    except SlateError as error:
-        print(f"slate: {error}", file=sys.stderr)  # noqa: T201  # a command's last words
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from connectors.errors import SlateError
+from connectors.commands import exit_codes
 from realtime.terminal import session
 
 
@@ -16,13 +16,8 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "deploy.cli", "session", *sys.argv[1:]])  # noqa: S606
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(session)
-    try:
+    with exit_codes("realtime"):
         app(prog_name="python -m realtime")
-    except SlateError as error:
-        print(f"realtime: {error}", file=sys.stderr)  # noqa: T201 - a command's last words
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """`python -m realtime.api`: serve until SIGTERM or Ctrl-C."""
 
-import sys
 from typing import Annotated, Final
 
 import typer
 import uvicorn
 
 from connectors import logs
-from connectors.errors import SlateError
+from connectors.commands import exit_codes
 from connectors.health import Health
 from connectors.settings import Settings
 from connectors.systemd import Reporter
@@ -60,13 +59,8 @@ def main() -> None:
     """Run it: exit code 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(serve)
-    try:
+    with exit_codes("realtime.api"):
         app(prog_name="python -m realtime.api")
-    except SlateError as error:
-        print(f"realtime.api: {error}", file=sys.stderr)  # noqa: T201 - a command's last words
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":
