@@ -63,8 +63,8 @@ class NatsSourcePartition(StatefulSourcePartition[NatsBatch, int]):
 
     @property
     def drained(self) -> bool:
-        """Whether the stream holds nothing more of this partition."""
-        return self._reader.lag == 0
+        """Whether it is known that the stream holds nothing more of this partition."""
+        return self._reader.drained
 
     def next_batch(self) -> list[NatsBatch]:
         """What has come, as one batch; never waits.

@@ -81,7 +81,9 @@ class PartitionReader:
         self._trouble = asyncio.Event()
         self._position = 0
         self.newest = self.newest_at = 0  # the sequence that came last, and its time, nanoseconds since 1970
-        self.pending = 0
+        self._pending = 0  # as of the last message that was handed on to `take`
+        self._pending_after = 0  # as of the last that came
+        self._opened = False
         self.idle_position = 0
         self.resumed_from: int | None = None
         self.made_anew = False
@@ -98,8 +100,13 @@ class PartitionReader:
 
     @property
     def lag(self) -> int:
-        """Messages of this partition that were not handed on yet."""
-        return self.pending + self._received - self._taken
+        """Messages of this partition that were not handed on yet, as far as is known."""
+        return self._pending + self._received - self._taken
+
+    @property
+    def drained(self) -> bool:
+        """Whether it is known that there is nothing more to hand on: before a consumer says so, it is not."""
+        return self._opened and self.lag == 0
 
     def take(self, most: int) -> list[NatsSourceMessage]:
         """Messages in stream order, about `most` at the most; empty when none is there."""
@@ -131,7 +138,7 @@ class PartitionReader:
         self._outstanding -= 1
         self._position = self.newest = sequence = int(words[at])
         self.newest_at = stored_at = int(words[at + 2])
-        self.pending = int(words[at + 3])
+        self._pending_after = int(words[at + 3])
         text = subject[self._prefix :].decode("utf-8", "replace")
         self._chunk.append(NatsSourceMessage(text, payload, sequence, stored_at, headers))
         self._chunk_bytes += len(payload) + len(headers) + len(subject)
@@ -145,6 +152,7 @@ class PartitionReader:
             self._ready.append((self._chunk, self._chunk_bytes))
             self._chunk = []
             self._chunk_bytes = 0
+            self._pending = self._pending_after  # only now: what is in neither count would seem to be handed on
         self._request()
 
     async def run(self) -> None:
@@ -182,6 +190,7 @@ class PartitionReader:
                 await asyncio.sleep(delay)
                 delay = min(2.0, delay * 2)
             finally:
+                self._opened = False
                 if release is not None:
                     await release()
 
@@ -241,7 +250,7 @@ class PartitionReader:
         self._outstanding = 0
         self._consumer_sequence = 0
         self._consumer = client._nuid.next().decode()
-        await self._thread.jetstream.add_consumer(
+        info = await self._thread.jetstream.add_consumer(
             self._thread.settings.stream,
             ConsumerConfig(
                 name=self._consumer,
@@ -259,6 +268,8 @@ class PartitionReader:
             raise StreamError("the stream was made anew")
         self._inbox = client.new_inbox()
         release = await client.claim(self._inbox, self)
+        self._pending = info.num_pending or 0
+        self._opened = True
         self._heard = time.monotonic()
         self._request()
         return release
@@ -321,8 +332,8 @@ class PartitionReader:
         state = await self._thread.stream_state()
         info = await self._thread.jetstream.consumer_info(self._thread.settings.stream, self._consumer)
         if info.delivered is not None and info.delivered.consumer_seq == self._consumer_sequence:
-            self.pending = info.num_pending or 0
-            if not self.pending and state.last > self._position:
+            self._pending = info.num_pending or 0
+            if not self._pending and state.last > self._position:
                 self._position = self.idle_position = state.last
         await self._check_gap(state)
 
