@@ -48,6 +48,12 @@ class NatsBatch(msgspec.Struct, frozen=True, gc=False):
     position: int
     messages: list[NatsSourceMessage]
 
+    @property
+    def position_at(self) -> int | None:
+        """When the message at `position` was stored, microseconds since 1970, None where it is not in the batch."""
+        last = self.messages[-1] if self.messages else None
+        return last.stored_at // 1000 if last is not None and last.sequence == self.position else None
+
     def split(self) -> tuple["NatsBatch", "NatsBatch"]:
         """Two halves, in order."""
         middle = len(self.messages) // 2

@@ -149,8 +149,8 @@ class NatsSource(FixedPartitionedSource[NatsBatch, int]):
         partition = int(for_part.removesuffix(f"-{self._settings.stream}"))
         with self._lock:
             if self._thread is None:
-                self._thread = ReaderThread(self._settings, self._purpose)
-        reader = self._thread.read(partition, self._positions)
+                self._thread = ReaderThread(self._settings, self._purpose, self._positions)
+        reader = self._thread.read(partition)
         HEALTH.need(reader.missing)
         metrics.LAG[self._purpose].labels(partition=str(partition)).set_function(lambda: reader.lag)
         return NatsSourcePartition(reader, self._settings.stream, self._shutdown, beats=self._beats)

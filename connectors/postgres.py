@@ -93,6 +93,34 @@ class Progress:
         except psycopg.Error as error:
             raise as_slate_error(error) from None
 
+    def newest(self, state: StreamState) -> tuple[int, int] | None:
+        """Sequence and time (nanoseconds since 1970) of the newest message that is stored, None where there is none.
+
+        Raises:
+            ConnectionFailedError: PostgreSQL cannot be reached.
+            SchemaError: the schema is not there.
+        """
+        try:
+            with open_connection(self._settings, "slate-progress") as connection:
+                key = {"stream": state.stream, "created": state.created}
+                row = connection.execute(read("ingest/newest.sql"), key).fetchone()
+        except psycopg.Error as error:
+            raise as_slate_error(error) from None
+        return None if row is None else (row[0], row[1] * 1000)
+
+    def put_back(self, state: StreamState, last: int) -> None:
+        """No position is past `last` any more, and what is counted is counted anew.
+
+        Raises:
+            ConnectionFailedError: PostgreSQL cannot be reached.
+        """
+        arguments = {"stream": state.stream, "created": state.created, "last": last}
+        try:
+            with open_connection(self._settings, "slate-progress") as connection:
+                connection.execute(read("ingest/put_back.sql"), arguments)
+        except psycopg.Error as error:
+            raise as_slate_error(error) from None
+
     def _reconcile(self, partition: int, state: StreamState, seq: int, created: object) -> int:
         log = _log.bind(stream=state.stream, partition=partition, position=seq)
         if created != state.created:

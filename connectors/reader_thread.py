@@ -34,9 +34,10 @@ class _Told(msgspec.Struct):
 class ReaderThread:
     """The asyncio loop, the connection and the readers of one process. `purpose` names who reads (`ingest`)."""
 
-    def __init__(self, settings: Settings, purpose: str) -> None:
+    def __init__(self, settings: Settings, purpose: str, positions: Positions) -> None:
         self.settings = settings
         self.purpose = purpose
+        self.positions = positions
         self.client = LaneClient()
         metrics.NATS_UP.set_function(lambda: self.client.is_connected)
         self.jetstream: JetStreamContext
@@ -45,14 +46,15 @@ class ReaderThread:
         self._state: tuple[float, StreamState] | None = None
         self._state_lock = asyncio.Lock()
         self._end_lock = asyncio.Lock()
+        self._read_before: tuple[int, int] | None = None
         self._told_of_more = False
         self._connected = threading.Event()
         self._thread = threading.Thread(target=self._main, name=f"nats-{purpose}", daemon=True)
         self._thread.start()
 
-    def read(self, partition: int, positions: Positions) -> PartitionReader:
+    def read(self, partition: int) -> PartitionReader:
         """Begin to read a partition."""
-        reader = PartitionReader(self, partition, positions)
+        reader = PartitionReader(self, partition)
         self._readers.append(reader)
         self.call(lambda: self._tasks.append(self._loop.create_task(self._run(reader))))
         return reader
@@ -113,23 +115,29 @@ class ReaderThread:
             await asyncio.sleep(_CLOCK_EVERY_S)
 
     async def check_end(self, state: StreamState) -> None:
-        """Put all positions back where the stream has lost its end; partitions then end, to begin anew from there.
+        """Put all positions back where the stream has lost its end, as what was read last tells, by us or before us.
+
+        Partitions that are being read end then, to begin anew from there.
 
         Raises:
-            SlateError: a position could not be put back.
+            SlateError: positions could not be seen, or not put back.
         """
         async with self._end_lock:
-            newest, newest_at = max((reader.newest, reader.newest_at) for reader in self._readers)
-            if not newest or any(reader.lost_end for reader in self._readers):
+            if any(reader.lost_end for reader in self._readers):
+                return
+            if self._read_before is None:
+                self._read_before = await asyncio.to_thread(self.positions.newest, state) or (0, 0)
+            newest, newest_at = max(self._read_before, *((one.newest, one.newest_at) for one in self._readers))
+            if not newest:
                 return
             kept = await last_kept(self.jetstream, lambda: self.stream_state(max_age=0.0), newest, newest_at)
             if kept is None:
                 return
             _log.error("the stream lost its end", stream=state.stream, was=newest, kept=kept)
+            await asyncio.to_thread(self.positions.put_back, state, kept)
+            self._read_before = None
             for reader in self._readers:
-                await reader.put_back(msgspec.structs.replace(state, last=kept))
-            for reader in self._readers:
-                reader.lost_end = True
+                reader.lost_end = reader.resumed_from is not None
 
     def stop(self) -> None:
         """End all readers and the connection."""

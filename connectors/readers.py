@@ -49,6 +49,14 @@ class Positions(Protocol):
     def gap(self, partition: int, first: int, last: int) -> None:
         """The sequences from `first` to `last` left the stream before they were read."""
 
+    def newest(self, state: StreamState) -> tuple[int, int] | None:
+        """Sequence and time (nanoseconds since 1970) of the newest message that was read, whoever read it, None where
+        that is not known.
+        """
+
+    def put_back(self, state: StreamState, last: int) -> None:
+        """What the stream holds after `last` came under sequences that were read before: no position may be past it."""
+
 
 def instance() -> str:
     """This process, for people: host and process id."""
@@ -58,12 +66,12 @@ def instance() -> str:
 class PartitionReader:
     """One partition. `accept`, `chunk_end` and all coroutines run on the reader thread, `take` on any one other."""
 
-    def __init__(self, thread: "ReaderThread", partition: int, positions: Positions) -> None:
+    def __init__(self, thread: "ReaderThread", partition: int) -> None:
         settings = thread.settings
         self.partition = partition
         self._part = f"reader of partition {partition}"
         self._thread = thread
-        self._positions = positions
+        self._positions = thread.positions
         self._filter = partition_filter(partition)
         self._prefix = 0 if partition == UNPARTITIONED else len(self._filter) - len(">")
         self._limit = max(64, settings.queue_messages // settings.partitions)
@@ -165,6 +173,8 @@ class PartitionReader:
             self._beat()
             try:
                 state = await self._thread.stream_state(max_age=0.0)
+                if created is None:
+                    await self._thread.check_end(state)
                 if created != state.created:
                     HEALTH.rest(self._part)  # all may be counted anew
                     self._position = await asyncio.to_thread(self._positions.start, self.partition, state)
@@ -193,11 +203,6 @@ class PartitionReader:
                 self._opened = False
                 if release is not None:
                     await release()
-
-    async def put_back(self, state: StreamState) -> None:
-        """The stream ends at what is its last sequence here; what it has after that is new."""
-        if self.resumed_from is not None:
-            await asyncio.to_thread(self._positions.start, self.partition, state)
 
     async def _become_reader(self) -> None:
         """Wait while another process reads this partition; answer for it afterwards.

@@ -104,6 +104,12 @@ class RollupProgress:
         except psycopg.Error as error:
             raise as_slate_error(error) from None
 
+    def newest(self, state: StreamState) -> None:
+        """Not known: ingest knows it, and has all counted anew where the stream lost its end."""
+
+    def put_back(self, state: StreamState, last: int) -> None:
+        """Nothing: as above."""
+
 
 class _Position(NamedTuple):
     """Where a partition is counted up to and of which stream, None for nowhere; up to where it is stored, and how many

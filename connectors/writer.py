@@ -146,8 +146,11 @@ class Writer:
     def _advance(self, group: list[Outcomes]) -> dict[str, Any]:
         """The ledger's entries: for each partition of the group, from where to where, and the account."""
         moves: dict[int, list[int]] = {}
+        times: dict[int, int | None] = {}
         for outcomes in group:
             batch = outcomes.batch
+            if batch.position > batch.after or batch.partition not in times:
+                times[batch.partition] = batch.position_at
             move = moves.setdefault(batch.partition, [batch.partition, batch.after, 0, 0, 0, 0, 0])
             move[2] = batch.position
             move[3] += len(batch.messages)
@@ -160,6 +163,7 @@ class Writer:
             "stream": group[0].batch.stream,
             "owner": self._owner,
             "partitions": INTEGER.array(partition),
+            "position_ats": TIMESTAMP.array([times[one] for one in partition]),
             **{name: BIGINT.array(values) for name, values in zip(names, counters, strict=True)},
         }
 

@@ -26,6 +26,18 @@ $$;
 COMMENT ON FUNCTION slate.add_bins(a jsonb, b jsonb) IS 'The sum of two histograms';
 
 CREATE FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog'
+    AS $$
+SELECT slate.advance(
+    the_stream, partitions, afters, positions, array_fill(NULL::timestamptz, ARRAY[cardinality(partitions)]),
+    reads, storeds, duplicates, deads, the_owner
+)
+$$;
+
+COMMENT ON FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) IS 'Moves partitions from where the caller left them, in the transaction that stores what was read; SL001 if another worker has moved one';
+
+CREATE FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], position_ats timestamp with time zone[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog'
     AS $$
@@ -34,14 +46,15 @@ DECLARE
 BEGIN
     UPDATE slate.progress AS p SET
         seq = n.position,
+        seq_at = CASE WHEN n.position = n.after THEN p.seq_at ELSE n.position_at END,
         read = p.read + n.read,
         stored = p.stored + n.stored,
         duplicate = p.duplicate + n.duplicate,
         dead_lettered = p.dead_lettered + n.dead,
         owner = the_owner,
         updated_at = clock_timestamp()
-    FROM unnest(partitions, afters, positions, reads, storeds, duplicates, deads)
-        AS n (partition, after, position, read, stored, duplicate, dead)
+    FROM unnest(partitions, afters, positions, position_ats, reads, storeds, duplicates, deads)
+        AS n (partition, after, position, position_at, read, stored, duplicate, dead)
     WHERE p.stream = the_stream AND p.partition = n.partition AND p.seq = n.after;
     GET DIAGNOSTICS moved = ROW_COUNT;
     IF moved <> cardinality(partitions) THEN
@@ -50,7 +63,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) IS 'Moves partitions from where the caller left them, in the transaction that stores what was read; SL001 if another worker has moved one';
+COMMENT ON FUNCTION slate.advance(the_stream text, partitions integer[], afters bigint[], positions bigint[], position_ats timestamp with time zone[], reads bigint[], storeds bigint[], duplicates bigint[], deads bigint[], the_owner text) IS 'Moves partitions from where the caller left them, in the transaction that stores what was read; SL001 if another worker has moved one';
 
 CREATE FUNCTION slate.advance_rollups(the_stream text, partitions integer[], afters bigint[], positions bigint[], reads bigint[], watermarks timestamp with time zone[], moved_ats timestamp with time zone[], drained_ats timestamp with time zone[], call_seqs bigint[], the_owner text) RETURNS void
     LANGUAGE plpgsql
@@ -1265,6 +1278,7 @@ CREATE TABLE slate.progress (
     dead_lettered bigint DEFAULT 0 NOT NULL,
     owner text,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    seq_at timestamp with time zone,
     CONSTRAINT ledger_balances CHECK ((read = ((stored + duplicate) + dead_lettered))),
     CONSTRAINT progress_partition_check CHECK ((partition >= '-1'::integer))
 )
@@ -1291,6 +1305,8 @@ COMMENT ON COLUMN slate.progress.dead_lettered IS 'Messages that could not be st
 COMMENT ON COLUMN slate.progress.owner IS 'Worker that wrote last';
 
 COMMENT ON COLUMN slate.progress.updated_at IS 'When it was written last';
+
+COMMENT ON COLUMN slate.progress.seq_at IS 'When JetStream stored the message at seq; NULL where none of this partition is there';
 
 CREATE VIEW slate.ledger AS
  SELECT p.stream,

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,11 +32,18 @@ def stored(database: psycopg.Connection) -> int:
 
 
 @pytest.mark.parametrize("more", [100, 800], ids=["it is shorter than before", "it has grown past our position"])
+@pytest.mark.parametrize("stopped", [False, True], ids=["workers hang meanwhile", "workers are stopped meanwhile"])
 def test_what_is_published_under_sequences_that_were_used_before_is_stored_and_counted(
-    settings: Settings, database: psycopg.Connection, nats_server: NatsServer, tmp_path: Path, more: int
+    settings: Settings, database: psycopg.Connection, nats_server: NatsServer, tmp_path: Path, more: int, stopped: bool
 ) -> None:
     store, kept = nats_server.directory / "jetstream", tmp_path / "kept"
-    with KeptWorker(settings) as ingest, KeptWorker(settings, flow="flows.rollups") as rollups:
+    with ExitStack() as running:
+
+        def start() -> tuple[KeptWorker, KeptWorker]:
+            ingest, rollups = KeptWorker(settings), KeptWorker(settings, flow="flows.rollups")
+            return running.enter_context(ingest), running.enter_context(rollups)
+
+        both = start()
         with Traffic(settings, 600, rate=2000, seed=1):
             pass
         eventually(lambda: counted(database) == 600, 30)
@@ -45,8 +53,11 @@ def test_what_is_published_under_sequences_that_were_used_before_is_stored_and_c
         with Traffic(settings, 300, rate=2000, seed=2):
             pass
         eventually(lambda: stored(database) == 900, 30)
-        ingest.pause()
-        rollups.pause()
+        if stopped:
+            running.close()
+        else:
+            for worker in both:
+                worker.pause()
         nats_server.kill()
         shutil.rmtree(store)
         kept.rename(store)
@@ -54,14 +65,17 @@ def test_what_is_published_under_sequences_that_were_used_before_is_stored_and_c
         assert asyncio.run(last_sequence(settings)) == 600
         with Traffic(settings, more, rate=5000, seed=3):
             pass
-        ingest.resume()
-        rollups.resume()
+        if stopped:
+            both = start()
+        else:
+            for worker in both:
+                worker.resume()
         eventually(lambda: stored(database) == 900 + more, 40, what="what is new is stored")
         eventually(lambda: database.execute(UNCOUNTED).fetchone() == (0,), 40, what="it is counted")
         today = datetime.now(UTC).date()
         assert list(audit(settings, today - timedelta(days=2), today + timedelta(days=1))) == []
-        assert "the stream lost its end" in ingest.log.read_text()
-        assert len(ingest.ends) == 1
+        assert "the stream lost its end" in both[0].log.read_text()
+        assert len(both[0].ends) == (0 if stopped else 1)
 
 
 UNCOUNTED = """

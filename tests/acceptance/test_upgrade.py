@@ -26,6 +26,16 @@ from tests.support.worker import Worker
 LONGEST_PAUSE_S = 4.0
 """For which nobody may write while a migration waits for a table: 2 s, and what comes to it on a busy machine."""
 MIGRATIONS = Path("sql") / "migrations"
+BEFORE_THE_LAST = {
+    "ingest/advance.sql": """
+        SELECT slate.advance(
+            %(stream)s, %(partitions)b::integer[], %(afters)b::bigint[], %(positions)b::bigint[],
+            %(reads)b::bigint[], %(storeds)b::bigint[], %(duplicates)b::bigint[], %(deads)b::bigint[], %(owner)s
+        )
+    """,
+    "ingest/newest.sql": "SELECT 0, 0 WHERE FALSE",
+}
+"""Statements that need the last migration, as they were before it."""
 LATER = """-- depends: {last}
 -- What a later version might add.
 ALTER TABLE public.spark_usage ADD COLUMN region text NOT NULL DEFAULT 'unknown';
@@ -49,6 +59,8 @@ def versions(tmp_path: Path) -> tuple[Path, Path, Path]:
             shutil.copytree(ROOT / name, version / name, ignore=unwanted)
     earlier, this, later = made
     max((earlier / MIGRATIONS).glob("*.sql")).unlink()
+    for name, statement in BEFORE_THE_LAST.items():
+        (earlier / "sql" / name).write_text(statement)
     last = max((this / MIGRATIONS).glob("*.sql")).stem
     (later / MIGRATIONS / "9999-later.sql").write_text(LATER.format(last=last))
     return made

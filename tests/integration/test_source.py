@@ -27,6 +27,12 @@ class Beginning:
     def gap(self, partition: int, first: int, last: int) -> None:
         raise AssertionError(f"{first} to {last} of partition {partition} are there")
 
+    def newest(self, state: StreamState) -> None:
+        """Nothing was read before."""
+
+    def put_back(self, state: StreamState, last: int) -> None:
+        raise AssertionError(f"all after {last} is there")
+
 
 @pytest.fixture
 def build(settings: Settings, nats_server: NatsServer) -> Iterator[Callable[[], list[NatsSourcePartition]]]:
