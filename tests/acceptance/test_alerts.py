@@ -312,7 +312,7 @@ def test_a_spike_is_told_within_ten_seconds(settings: Settings, database: psycop
 def test_an_ingest_that_stands_still_is_told_although_event_time_stands_still_with_it(
     settings: Settings, database: psycopg.Connection, tmp_path: Path
 ) -> None:
-    text = '[[rules]]\nname = "{0}"\nsignal = "{0}"\nwindow = "20s"\nabove = {1}\n'
+    text = '[[rules]]\nname = "{0}"\nsignal = "{0}"\nwindow = "6s"\nabove = {1}\n'
     settings = with_rules(settings, tmp_path, text.format("ingest_lag", 5) + text.format("queue_depth", 40))
     fired = "SELECT count(*) FROM slate.alert_states WHERE status = 'firing'"
     with Worker(settings) as ingest, Worker(settings, flow="flows.rollups"):

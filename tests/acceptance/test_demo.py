@@ -76,18 +76,19 @@ def _row(connection: psycopg.Connection, query: str, session: str) -> tuple[Any,
 
 def test_a_session_without_servers_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
     nats = {"NATS_URL": "nats://127.0.0.1:4"}
-    for environment, remedy in (
-        ({}, "NATS_URL"),
-        (nats, "UNITY_MCP_URL"),
-        ({**nats, "UNITY_MCP_URL": "http://127.0.0.1:4/mcp"}, "SLATE_UNITY_INSTANCE"),
-        ({**nats, "UNITY_MCP_URL": "http://unity.example/mcp"}, "must be https://"),
-        ({**nats, "SPARK_SONNET_MODE": "wild"}, "SPARK_SONNET_MODE"),
+    session, module = [*SLATE, "session"], [sys.executable, "-m", "realtime"]
+    for command, environment, remedy in (
+        (session, {}, "NATS_URL"),
+        (module, {}, "NATS_URL"),
+        (session, nats, "UNITY_MCP_URL"),
+        (module, {**nats, "UNITY_MCP_URL": "http://127.0.0.1:4/mcp"}, "SLATE_UNITY_INSTANCE"),
+        (session, {**nats, "UNITY_MCP_URL": "http://unity.example/mcp"}, "must be https://"),
+        (module, {**nats, "SPARK_SONNET_MODE": "wild"}, "SPARK_SONNET_MODE"),
     ):
-        for command in ([*SLATE, "session"], [sys.executable, "-m", "realtime"]):
-            said = run([*command, "--say", "Hello"], directory=tmp_path, environment={**_plain(), **environment})
-            assert said.returncode == 1, said.stderr
-            assert remedy in said.stderr
-            assert "Traceback" not in said.stderr
+        said = run([*command, "--say", "Hello"], directory=tmp_path, environment={**_plain(), **environment})
+        assert said.returncode == 1, said.stderr
+        assert remedy in said.stderr
+        assert "Traceback" not in said.stderr
 
 
 def _plain() -> dict[str, str]:

@@ -31,8 +31,14 @@ def stored(database: psycopg.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-@pytest.mark.parametrize("more", [100, 800], ids=["it is shorter than before", "it has grown past our position"])
-@pytest.mark.parametrize("stopped", [False, True], ids=["workers hang meanwhile", "workers are stopped meanwhile"])
+@pytest.mark.parametrize(
+    ("more", "stopped"),
+    [
+        pytest.param(100, False, id="it is shorter than before"),
+        pytest.param(800, False, id="it has grown past our position"),
+        pytest.param(800, True, id="it has grown past our position while workers were stopped"),
+    ],
+)
 def test_what_is_published_under_sequences_that_were_used_before_is_stored_and_counted(
     settings: Settings, database: psycopg.Connection, nats_server: NatsServer, tmp_path: Path, more: int, stopped: bool
 ) -> None:

@@ -195,7 +195,7 @@ def test_without_an_editor_nothing_is_done_and_after_five_times_nobody_is_asked(
 
 
 def test_the_breaker_takes_no_offence_at_an_editor_that_refuses_or_is_busy(
-    unity_mcp: UnityMcpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unity_mcp: UnityMcpServer, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         async with connected(unity_mcp, tmp_path, failures=1) as (editor, unity):
@@ -206,7 +206,7 @@ def test_the_breaker_takes_no_offence_at_an_editor_that_refuses_or_is_busy(
             with pytest.raises(UnityRefusedError, match="nothing like that"):
                 await unity.preview("Missing nothing like that", 64, 64)
             editor.compiling = True
-            with pytest.raises(UnityBusyError, match="compiling"):
+            with pytest.raises(UnityBusyError, match="compiling"):  # which the server says after 30 s
                 await unity.ingest_asset(PATH)
             assert (await unity.health())["breaker"] == "closed"
 
