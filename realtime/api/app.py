@@ -117,7 +117,12 @@ def _add_page(app: FastAPI) -> None:
     async def page() -> FileResponse:
         return FileResponse(_HERE / "static" / "index.html")
 
+    async def icon() -> FileResponse:
+        """Browsers ask for it by this name where what they show names none: a document, JSON."""
+        return FileResponse(_HERE / "static" / "icon.svg")
+
     app.add_api_route("/", page, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/favicon.ico", icon, methods=["GET"], include_in_schema=False)
 
 
 async def _health(request: Request) -> JSONResponse:

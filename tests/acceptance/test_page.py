@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from selenium.webdriver import Keys
@@ -81,6 +82,10 @@ def number(browser: Browser, card: str) -> float:
     text = browser.text(f"[data-card='{card}'] .figure")
     found = float(re.sub(r"[^0-9.]", "", text) or "nan")
     return found * 1000 if text.endswith(" sec") else found
+
+
+def test_nobody_is_told_which_server_it_is(site: Site) -> None:
+    assert "server" not in httpx.get(site.api.url).headers
 
 
 def test_the_figures_equal_sql(browser: Browser, site: Site) -> None:

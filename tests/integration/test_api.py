@@ -190,7 +190,6 @@ def test_every_answer_carries_what_keeps_browsers_safe(clean: Settings) -> None:
             headers = (await client.get(path)).headers
             assert "script-src 'self'" in headers["content-security-policy"], path
             assert headers["x-content-type-options"] == "nosniff"
-            assert "server" not in headers or "uvicorn" not in headers["server"] or path
         foreign = {"Origin": "https://evil.example", **bearer()}
         assert "access-control-allow-origin" not in (await client.get("/v1/me", headers=foreign)).headers
         allowed = {"Origin": "https://app.example", **bearer()}
@@ -198,6 +197,14 @@ def test_every_answer_carries_what_keeps_browsers_safe(clean: Settings) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
 
     served(clean, scenario, api_origins="https://app.example")
+
+
+def test_browsers_find_an_icon_where_nothing_names_one(clean: Settings) -> None:
+    async def scenario(client: httpx.AsyncClient) -> None:
+        answer = await client.get("/favicon.ico")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+
+    served(clean, scenario)
 
 
 def test_a_body_has_a_limit_however_it_is_sent(clean: Settings) -> None:
