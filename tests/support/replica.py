@@ -79,6 +79,8 @@ class ReplicaServer(PostgresServer):
             "--hot_standby=on",
             "--max_standby_streaming_delay=200ms",
             "--wal_retrieve_retry_interval=200ms",
+            # To replay DROP DATABASE it waits for all processes, also for one whose client gave up while it logged in.
+            "--authentication_timeout=5s",
         ]
 
     def _answers(self) -> bool:
