@@ -134,7 +134,7 @@ class Publisher:
                 number,
                 PublishError(f"{event.subject}: {len(event.payload)} bytes are above the server's limit"),
             )
-        except (nats.errors.Error, nats.js.errors.Error, ValueError) as error:
+        except (nats.errors.Error, nats.js.errors.Error, OSError, ValueError) as error:
             self._failed(number, error)
         else:
             event.ack = ack
