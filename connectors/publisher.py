@@ -186,6 +186,8 @@ class Publisher:
                 if now - event.first >= GIVE_UP_AFTER_S or "Nats-Msg-Id" not in event.headers:
                     self._failed(number, TimeoutError("no acknowledgement came"))
                 elif self._client.is_connected:
+                    if event.ack is not None:
+                        event.ack.cancel()  # else each try keeps a place of the library's window, which then is full
                     await self._send(number)
 
     def _raise(self) -> None:
