@@ -28,6 +28,7 @@ from connectors.errors import ConnectionFailedError, PublishError
 from connectors.jetstream import connect
 from connectors.journal import Journal, Record, Segment
 from connectors.outgoing import MAX_PAYLOAD, letter, problem, size
+from connectors.publisher import ACCOUNT_FULL
 from connectors.settings import Settings
 from connectors.tracing import OFF, TRACEPARENT, TRACESTATE, Span, Tracing
 
@@ -45,8 +46,6 @@ _FIRST_DELAY_S: Final = 0.05
 _LONGEST_DELAY_S: Final = 2.0
 _RECONNECT_S: Final = 5.0
 _YIELD_EVERY: Final = 32
-_ACCOUNT_FULL: Final = 10002
-"""JetStream's code for an account at its limits: of class 400, but it says nothing about the message."""
 
 PUBLISHED: Final = Counter("spark_outbox_published", "Events that JetStream has acknowledged")
 REJECTED: Final = Counter("spark_outbox_rejected", "Events that JetStream refused and spark.dlq holds")
@@ -273,7 +272,7 @@ class Outbox:
                 self._calm(msg_id)
                 raise
             except BadRequestError as error:
-                refusals += error.err_code != _ACCOUNT_FULL
+                refusals += error.err_code != ACCOUNT_FULL
                 if refusals == _TRIES:
                     self._calm(msg_id)
                     raise _RefusedError(f"{error.description} ({error.err_code})") from None

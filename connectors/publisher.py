@@ -8,13 +8,12 @@ the database stores an id once however much later it comes again.
 import asyncio
 import time
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
+import msgspec
 import nats.errors
-import nats.js.errors
 from nats.aio.client import Client
-from nats.js import JetStreamContext
-from nats.js.api import PubAck
+from nats.aio.msg import Msg
 
 from connectors.errors import PublishError
 from connectors.jetstream import connect
@@ -24,17 +23,44 @@ RESEND_AFTER_S = 2.0
 """How long an acknowledgement may take before an event with a message id is sent again, seconds."""
 GIVE_UP_AFTER_S = 60.0
 """How long an event is tried before it counts as not delivered, seconds."""
+ACCOUNT_FULL: Final = 10002
+"""JetStream's code for an account at its limits: of class 400, but it says nothing about the message."""
+_NO_RESPONDERS: Final = "503"
+_NOT_NOW: Final = 409
+"""The class of "duplicate message id is in process": its first copy is not stored on most servers yet."""
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: int = 500
+    err_code: int = 0
+    description: str = "an answer that is none of JetStream's"
+
+    @property
+    def final(self) -> bool:
+        """Whether the same event would be refused again."""
+        return 400 <= self.code < 500 and self.code != _NOT_NOW and self.err_code != ACCOUNT_FULL
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """Of JetStream to an event: where it is stored, or an error."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: _Error = _Error()
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
 
 
 class _Pending:
-    __slots__ = ("ack", "first", "headers", "last", "payload", "subject")
+    __slots__ = ("first", "headers", "last", "payload", "subject", "why")
 
     def __init__(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         self.subject = subject
         self.payload = payload
         self.headers = headers
         self.first = self.last = time.monotonic()
-        self.ack: asyncio.Future[PubAck] | None = None
+        self.why = "no acknowledgement came"
 
 
 class Publisher:
@@ -46,9 +72,10 @@ class Publisher:
     def __init__(self, client: Client, max_pending: int) -> None:
         self._client = client
         self._window = max_pending
-        # Twice the window: an event that is sent again holds a place of the library's own, too.
-        self._jetstream: JetStreamContext = client.jetstream(publish_async_max_pending=2 * max_pending)
         self._free = asyncio.Semaphore(max_pending)
+        # Answers come to subjects of our own: with the library's a try that fails or is repeated keeps a place of its
+        # window for ever, and what JetStream refuses is never told.
+        self._inbox = client.new_inbox()
         self._pending: dict[int, _Pending] = {}
         self._next = 0
         self._error: PublishError | None = None
@@ -70,8 +97,10 @@ class Publisher:
             for one in publishers:
                 one._refused(words)
 
-        publishers.append(cls(await connect(settings, name, refused=refused), max_pending))
-        return publishers[0]
+        publisher = cls(await connect(settings, name, refused=refused), max_pending)
+        publishers.append(publisher)
+        await publisher._client.subscribe(f"{publisher._inbox}.*", cb=publisher._answered)
+        return publisher
 
     async def publish(
         self,
@@ -127,50 +156,53 @@ class Publisher:
 
     async def _send(self, number: int) -> None:
         event = self._pending[number]
+        reply = f"{self._inbox}.{number}"
         try:
-            ack = await self._jetstream.publish_async(event.subject, event.payload, headers=event.headers or None)
+            await self._client.publish(event.subject, event.payload, reply=reply, headers=event.headers or None)
         except nats.errors.MaxPayloadError:
-            self._settle(
-                number,
-                PublishError(f"{event.subject}: {len(event.payload)} bytes are above the server's limit"),
-            )
-        except (nats.errors.Error, nats.js.errors.Error, OSError, ValueError) as error:
-            self._failed(number, error)
+            self._settle(number, f"{len(event.payload)} bytes are above the server's limit")
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+            self._settle(number, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever the library raises, the watcher goes on
+            self._failed(number, f"{type(error).__name__}: {error}")
+
+    async def _answered(self, message: Msg) -> None:
+        number = int(message.subject.rpartition(".")[2])
+        if number not in self._pending:
+            return  # an answer to each time it was sent
+        if (message.headers or {}).get("Status") == _NO_RESPONDERS:
+            self._failed(number, "no stream takes this subject")
+            return
+        answer = _ANSWER.decode(message.data)
+        if answer.seq:
+            self.acknowledged += 1
+            self.duplicates += answer.duplicate
+            self._settle(number)
         else:
-            event.ack = ack
-            ack.add_done_callback(lambda done: self._acknowledged(number, done))
+            self._failed(number, f"{answer.error.description} ({answer.error.err_code})", final=answer.error.final)
 
-    def _acknowledged(self, number: int, ack: "asyncio.Future[PubAck]") -> None:
-        if ack.cancelled() or number not in self._pending:
-            return
-        error = ack.exception()
-        if error is not None:
-            self._failed(number, error)
-            return
-        self.acknowledged += 1
-        self.duplicates += bool(ack.result().duplicate)
-        self._settle(number)
-
-    def _failed(self, number: int, error: BaseException) -> None:
+    def _failed(self, number: int, why: str, *, final: bool = False) -> None:
         """Leave an event with a message id to the watcher; for any other the outcome is unknown, and said."""
-        event = self._pending[number]
-        tries_left = time.monotonic() - event.first < GIVE_UP_AFTER_S
-        if "Nats-Msg-Id" in event.headers and tries_left and not isinstance(error, nats.js.errors.APIError):
+        event = self._pending.get(number)
+        if event is None:
             return
-        self._settle(number, PublishError(f"{event.subject} was not acknowledged: {type(error).__name__}: {error}"))
+        event.why = why
+        if final or "Nats-Msg-Id" not in event.headers or time.monotonic() - event.first >= GIVE_UP_AFTER_S:
+            self._settle(number, f"it was not acknowledged: {why}")
 
     def _refused(self, words: str) -> None:
         """NATS refuses a subject, or that of our acknowledgements: none will come."""
         everything = "subscription" in words
         for number, event in list(self._pending.items()):
             if everything or f'"{event.subject.lower()}"' in words:
-                self._settle(number, PublishError(words))
-                if event.ack is not None:
-                    event.ack.cancel()  # gives back the library's own place
+                self._settle(number, words)
 
-    def _settle(self, number: int, error: PublishError | None = None) -> None:
-        del self._pending[number]
-        self._error = error or self._error
+    def _settle(self, number: int, why: str | None = None) -> None:
+        event = self._pending.pop(number, None)
+        if event is None:
+            return  # an answer to an earlier try came meanwhile
+        if why is not None:
+            self._error = PublishError(f"{event.subject}: {why}")
         self._free.release()
 
     async def _watch(self) -> None:
@@ -184,10 +216,8 @@ class Publisher:
                     continue
                 event.last = now
                 if now - event.first >= GIVE_UP_AFTER_S or "Nats-Msg-Id" not in event.headers:
-                    self._failed(number, TimeoutError("no acknowledgement came"))
+                    self._failed(number, event.why)
                 elif self._client.is_connected:
-                    if event.ack is not None:
-                        event.ack.cancel()  # else each try keeps a place of the library's window, which then is full
                     await self._send(number)
 
     def _raise(self) -> None:

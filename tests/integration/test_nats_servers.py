@@ -123,7 +123,7 @@ def test_a_server_without_the_password_of_routes_or_a_certificate_does_not_join(
             assert len(node.told("routez")["routes"]) == routes[node.directory.name]
         port = int(secure.nodes[0].environment()["NATS_ROUTE_LISTEN"].split(":")[1])
         context = ssl.create_default_context(cafile=secure.ca_file)
-        with pytest.raises(ssl.SSLError, match="(?i)certificate required"):
+        with pytest.raises(ssl.SSLError, match=r"(?i)certificate required"):
             greeting(port, context)
         context.load_cert_chain(told["NATS_CERT"], told["NATS_KEY"])
         assert greeting(port, context).startswith(b"INFO ")
