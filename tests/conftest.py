@@ -22,7 +22,7 @@ from deploy.servers import NatsServer, PostgresServer, ValkeyServer
 from deploy.unity_mcp import UnityMcpServer, install
 from tests.support.processes import open_directory
 from tests.support.secured import SecuredStack
-from tests.support.stack import Stack
+from tests.support.stack import HastyPostgresServer, Stack
 
 R = TypeVar("R", pytest.TestReport, pytest.CollectReport)
 MakeSettings = Callable[..., Settings]
@@ -82,7 +82,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, secured_stack: SecuredSta
     if secured_stack is not None:
         yield secured_stack.postgres
         return
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"), password=secrets.token_hex(16))
+    server = HastyPostgresServer(tmp_path_factory.mktemp("postgres"), password=secrets.token_hex(16))
     server.start()
     yield server
     server.stop()

@@ -60,7 +60,8 @@ def test_a_healthy_stack_of_slate_up_passes_every_check(settings: Settings, monk
     Path(".slate").mkdir()
     Path(".slate/env").write_text("".join(f"{name}={value}\n" for name, value in environment_of(settings).items()))
     checks = {one.name: one for one in examine()}
-    assert states(checks, "ok") == set(checks)
+    assert states(checks, "warn") == {"durability"}  # the server of the tests has fsync off, and is told so
+    assert states(checks, "ok") == set(checks) - {"durability"}
     assert {"PostgreSQL", "schema", "permissions", "partitions", "NATS", "JetStream", "stream", "lag"} <= set(checks)
 
 

@@ -122,20 +122,25 @@ def test_postgresql_comes_back_after_only_its_main_process_was_killed(tmp_path: 
         server.kill()
 
 
-def test_postgresql_is_set_up_for_durable_utf8_and_utc(postgres: PostgresServer) -> None:
-    show = {
-        name: query(postgres, f"SHOW {name}")
-        for name in ("fsync", "server_encoding", "timezone", "listen_addresses", "unix_socket_directories")
-    }
-    assert show == {
-        "fsync": "on",
-        "server_encoding": "UTF8",
-        "timezone": "UTC",
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-    }
-    assert query(postgres, "SHOW password_encryption") == "scram-sha-256"
-    assert query(postgres, "SELECT datlocprovider::text FROM pg_database WHERE datname = 'spark'") == "b"
+def test_postgresql_is_set_up_for_durable_utf8_and_utc(tmp_path: Path) -> None:
+    postgres = PostgresServer(tmp_path, password=SECRET)
+    postgres.start()
+    try:
+        show = {
+            name: query(postgres, f"SHOW {name}")
+            for name in ("fsync", "server_encoding", "timezone", "listen_addresses", "unix_socket_directories")
+        }
+        assert show == {
+            "fsync": "on",
+            "server_encoding": "UTF8",
+            "timezone": "UTC",
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+        }
+        assert query(postgres, "SHOW password_encryption") == "scram-sha-256"
+        assert query(postgres, "SELECT datlocprovider::text FROM pg_database WHERE datname = 'spark'") == "b"
+    finally:
+        postgres.stop()
 
 
 def test_postgresql_refuses_a_wrong_password(postgres: PostgresServer) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -26,6 +27,16 @@ _numbers = itertools.count(1)
 def connect(settings: Settings, **more: str | int) -> psycopg.Connection:
     """Open a connection in autocommit mode: a test sees what is committed now."""
     return psycopg.connect(make_conninfo("", **acting(settings, "oracle").dsn(**more)), autocommit=True)
+
+
+class HastyPostgresServer(PostgresServer):
+    """One with fsync off, which makes a database for each test in a fifth of the time.
+
+    Processes are killed here, not machines: what one has written the kernel keeps.
+    """
+
+    def _command(self) -> list[str | Path]:
+        return [*super()._command(), "--fsync=off"]
 
 
 class Stack:
@@ -85,7 +96,7 @@ class Stack:
             migrate(self._settings(db_name=_TEMPLATE))
             self._template_made = True
         names = sql.Identifier(database), sql.Identifier(template)
-        self._administer(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+        self._administer(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(*names))
 
     def _administer(self, statement: sql.Composed) -> None:
         with connect(self._settings(db_name="postgres")) as connection:
