@@ -82,7 +82,7 @@ def test_what_a_full_stream_does_not_take_now_is_stored_once_there_is_room(setti
             for number in range(3):
                 await publisher.publish(SUBJECT, b"{}", msg_id=str(number))
             await until(lambda: [one.why for one in publisher._pending.values() if "maximum messages" in one.why])
-            assert publisher.acknowledged == 1
+            await until(lambda: publisher.acknowledged == 1)
             await limit(settings, max_msgs=-1)
             async with asyncio.timeout(10):
                 await publisher.flush()
