@@ -147,6 +147,7 @@ class PostgresServer(Server):
             "unix_socket_directories": "",
             "fsync": "on",
             "autovacuum": "on",
+            "dynamic_shared_memory_type": "mmap",  # else what is killed leaves files outside its directory
             "shared_buffers": "256MB",
             "work_mem": "16MB",
             "maintenance_work_mem": "128MB",

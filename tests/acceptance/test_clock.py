@@ -12,6 +12,7 @@ import pytest
 from connectors.settings import Settings
 from flows.audit import audit
 from realtime.simulated import SimulatedEvent
+from tests.support.clock import Clock
 from tests.support.failover import KeptWorker
 from tests.support.receiver import Receiver
 from tests.support.rollups import counted
@@ -38,29 +39,6 @@ secret_env = "SLATE_ALERT_WEBHOOK_SECRET"
 """
 
 
-class Clock:
-    """What processes take for the time: that of the machine, and so many seconds more. Monotonic clocks go on."""
-
-    def __init__(self, directory: Path) -> None:
-        found = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
-        if found is None:
-            pytest.skip("libfaketime is missing: apt-get install libfaketime")
-        self._file = directory / "clock"
-        self.set(0)
-        self.environment = {
-            "LD_PRELOAD": str(found),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-
-    def set(self, seconds: int) -> None:
-        """Jump."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+d}")
-        new.replace(self._file)
-
-
 @pytest.fixture
 def database(settings: Settings) -> Iterator[psycopg.Connection]:
     with connect(settings) as connection:
@@ -84,9 +62,8 @@ def calls(count: int, *, failed: bool, turn: int) -> Iterator[SimulatedEvent]:
 def test_with_a_clock_that_is_an_hour_wrong_all_is_stored_and_counted_as_ever_and_it_shows(
     settings: Settings, database: psycopg.Connection, tmp_path: Path, hours: int
 ) -> None:
-    clock = Clock(tmp_path)
-    clock.set(hours * HOUR)
     with (
+        Clock(tmp_path, hours * HOUR) as clock,
         Worker(settings, environment=clock.environment) as ingest,
         Worker(settings, flow="flows.rollups", environment=clock.environment) as rollups,
     ):
@@ -105,11 +82,11 @@ def test_with_a_clock_that_is_an_hour_wrong_all_is_stored_and_counted_as_ever_an
 def test_alerts_begin_and_end_when_they_should_while_the_clock_jumps(
     settings: Settings, database: psycopg.Connection, tmp_path: Path
 ) -> None:
-    clock = Clock(tmp_path)
     (tmp_path / "rules.toml").write_text(RULES)
     ruled = settings.model_copy(update={"alert_rules": tmp_path / "rules.toml"})
     found = "SELECT rule, state, coalesce(ends_at, starts_at) FROM slate.alerts ORDER BY id"
     with ExitStack() as stack:
+        clock = stack.enter_context(Clock(tmp_path))
         receiver = stack.enter_context(Receiver())
         told = {"SLATE_ALERT_WEBHOOK_URL": receiver.url, "SLATE_ALERT_WEBHOOK_SECRET": SECRET}
         ingest = stack.enter_context(KeptWorker(ruled, environment=clock.environment))
