@@ -120,10 +120,10 @@ def outer_pid(box: Box, unit: str) -> int:
     inside = box.show(unit, "MainPID")
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
-            text = status.read_text()
+            text, group = status.read_text(), (status.parent / "cgroup").read_text()
         except OSError:
             continue
         numbers = next(line.split()[1:] for line in text.splitlines() if line.startswith("NSpid:"))
-        if len(numbers) == 2 and numbers[1] == inside and f"/{unit}" in (status.parent / "cgroup").read_text():
+        if len(numbers) == 2 and numbers[1] == inside and f"/{unit}" in group:
             return int(numbers[0])
     raise AssertionError(f"no process {inside} of {unit}")

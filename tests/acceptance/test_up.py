@@ -19,7 +19,7 @@ from connectors.settings import Settings
 from deploy.embedded import port_is_free
 from deploy.local import LocalStack
 from deploy.processes import environment_of
-from tests.support.processes import open_directory, passable
+from tests.support.processes import open_directory, owners, passable
 from tests.support.run import run
 from tests.support.stack import connect
 from tests.support.up import Up, running_below
@@ -255,8 +255,7 @@ def test_an_ordinary_user_can_bring_it_up() -> None:
         with Up(directory, uid=uid, traverse=traverse) as up:
             up.says(STARTED)
             rows_arrive(up)
-            owners = {Path(f"/proc/{pid}").stat().st_uid for pid in running_below(directory)}
-            assert owners == {uid or os.geteuid()}
+            assert owners(running_below(directory)) == {uid or os.geteuid()}
             up.send(signal.SIGINT)
             assert up.wait() == 0
         nothing_runs(directory)

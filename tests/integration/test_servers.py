@@ -18,7 +18,7 @@ from connectors.errors import ConnectionFailedError
 from deploy.embedded import Server, free_port, port_is_free
 from deploy.processes import spawn, tree
 from deploy.servers import NatsServer, PostgresServer, ValkeyServer
-from tests.support.processes import alive, command_lines, open_directory, passable
+from tests.support.processes import alive, command_lines, open_directory, owners, passable
 from tests.support.waiting import eventually
 
 NOBODY = 65534
@@ -354,7 +354,7 @@ def start_and_kill_a_parent(directory: Path, *options: str, uid: int | None = No
         members = [member for pid in pids for member in tree(int(pid))]
         assert len(members) > 5
         if uid is not None:
-            assert {Path(f"/proc/{one}").stat().st_uid for one in members} <= {uid}
+            assert owners(members) <= {uid}
         return members
     finally:
         parent.kill()

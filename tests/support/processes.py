@@ -1,6 +1,6 @@
 """What runs on this machine, and who may pass where."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,15 @@ def alive(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+def owners(pids: Iterable[int]) -> set[int]:
+    """Users of these processes; of one that has ended there is none."""
+    found = set()
+    for pid in pids:
+        with suppress(FileNotFoundError):
+            found.add(Path(f"/proc/{pid}").stat().st_uid)
+    return found
 
 
 def command_lines() -> Iterator[str]:

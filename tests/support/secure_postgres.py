@@ -170,6 +170,7 @@ class SecureServer(PostgresServer):
             "ssl_cert_file": self.directory / "server.pem",
             "ssl_key_file": self.directory / "server.key",
             "shared_buffers": "64MB",
+            "dynamic_shared_memory_type": "mmap",  # as in `PostgresServer`
         }
         return [self.program, "-D", self._data, *(f"--{name}={value}" for name, value in settings.items())]
 
