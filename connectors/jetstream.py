@@ -31,6 +31,8 @@ SUBJECTS: Final = "spark.>"
 """What the stream captures."""
 DUPLICATE_WINDOW_S: Final = 120.0
 """For how long JetStream itself drops a repeated `Nats-Msg-Id`, seconds."""
+ACCOUNT_FULL: Final = 10002
+"""JetStream's code for an account at its limits: of class 400, but it says nothing about the message."""
 TRANSFORM_VERSION: Final = (2, 12)
 """First server whose `partition(n)` hashes a subject of any length."""
 UNPARTITIONED: Final = -1

@@ -25,10 +25,9 @@ from nats.js.errors import BadRequestError
 from prometheus_client import Counter, Gauge, Histogram
 
 from connectors.errors import ConnectionFailedError, PublishError
-from connectors.jetstream import connect
+from connectors.jetstream import ACCOUNT_FULL, connect
 from connectors.journal import Journal, Record, Segment
 from connectors.outgoing import MAX_PAYLOAD, letter, problem, size
-from connectors.publisher import ACCOUNT_FULL
 from connectors.settings import Settings
 from connectors.tracing import OFF, TRACEPARENT, TRACESTATE, Span, Tracing
 

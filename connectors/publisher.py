@@ -16,15 +16,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from connectors.errors import PublishError
-from connectors.jetstream import connect
+from connectors.jetstream import ACCOUNT_FULL, connect
 from connectors.settings import Settings
 
 RESEND_AFTER_S = 2.0
 """How long an acknowledgement may take before an event with a message id is sent again, seconds."""
 GIVE_UP_AFTER_S = 60.0
 """How long an event is tried before it counts as not delivered, seconds."""
-ACCOUNT_FULL: Final = 10002
-"""JetStream's code for an account at its limits: of class 400, but it says nothing about the message."""
 _NO_RESPONDERS: Final = "503"
 _NOT_NOW: Final = 409
 """The class of "duplicate message id is in process": its first copy is not stored on most servers yet."""
@@ -79,6 +77,7 @@ class Publisher:
         self._pending: dict[int, _Pending] = {}
         self._next = 0
         self._error: PublishError | None = None
+        self._deaf: str | None = None
         self._watcher = asyncio.create_task(self._watch())
         self.acknowledged = 0
         self.duplicates = 0
@@ -155,6 +154,9 @@ class Publisher:
             await self.close()
 
     async def _send(self, number: int) -> None:
+        if self._deaf is not None:
+            self._settle(number, self._deaf)
+            return
         event = self._pending[number]
         reply = f"{self._inbox}.{number}"
         try:
@@ -192,9 +194,10 @@ class Publisher:
 
     def _refused(self, words: str) -> None:
         """NATS refuses a subject, or that of our acknowledgements: none will come."""
-        everything = "subscription" in words
+        if "subscription" in words:
+            self._deaf = words
         for number, event in list(self._pending.items()):
-            if everything or f'"{event.subject.lower()}"' in words:
+            if self._deaf or f'"{event.subject.lower()}"' in words:
                 self._settle(number, words)
 
     def _settle(self, number: int, why: str | None = None) -> None:

@@ -10,7 +10,7 @@ from nats.js.api import DiscardPolicy, StreamConfig
 
 from connectors import publisher as module
 from connectors.errors import PublishError
-from connectors.jetstream import connect
+from connectors.jetstream import connect, ensure_stream
 from connectors.publisher import Publisher
 from connectors.settings import Settings
 from tests.support.waiting import until
@@ -89,6 +89,33 @@ def test_what_a_full_stream_does_not_take_now_is_stored_once_there_is_room(setti
             assert publisher.acknowledged == 3
 
     asyncio.run(scenario())
+
+
+def test_what_no_stream_takes_yet_is_stored_once_there_is_one(empty_settings: Settings) -> None:
+    async def scenario() -> None:
+        async with await Publisher.connect(empty_settings) as publisher:
+            await publisher.publish(SUBJECT, b"{}", msg_id="a")
+            await until(lambda: [one.why for one in publisher._pending.values() if "no stream" in one.why])
+            await ensure_stream(empty_settings)
+            async with asyncio.timeout(10):
+                await publisher.flush()
+            assert publisher.acknowledged == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "final"),
+    [
+        (400, 10054, True),  # the message is too large
+        (400, 10002, False),  # the account is full
+        (409, 10158, False),  # its first copy is being stored
+        (503, 10077, False),  # the stream is full, or its disk
+    ],
+)
+def test_an_error_is_final_where_the_same_event_would_be_refused_again(code: int, number: int, final: bool) -> None:
+    answer = module._ANSWER.decode(f'{{"error": {{"code": {code}, "err_code": {number}}}}}'.encode())
+    assert answer.error.final == final
 
 
 def test_an_event_without_an_id_is_not_sent_twice(settings: Settings) -> None:

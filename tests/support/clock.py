@@ -15,7 +15,8 @@ class Clock:
         with Clock(tmp_path, 3600) as clock, Worker(settings, environment=clock.environment):
             clock.set(-3600)
 
-    The library leaves its shared memory behind, under the number of its process, and fails where it finds some.
+    The library leaves its shared memory behind under the number of its process, where a later one of that number
+    finds it.
     """
 
     def __init__(self, directory: Path, seconds: int = 0) -> None:
